@@ -1,0 +1,1 @@
+"""Tests of both wings together, over a real broker."""
