@@ -1,0 +1,1 @@
+"""The vocabulary that the cloud and the devices share: it knows neither of them."""

@@ -1,0 +1,204 @@
+"""Strict JSON for control messages: what is not exactly right is refused by name, and unknown fields are tolerated."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import types
+from collections.abc import Mapping
+from enum import Enum, StrEnum
+from typing import Any, Final, NoReturn, TypeVar, Union, cast, get_args, get_origin
+
+import cattrs
+from cattrs.cols import list_structure_factory
+from cattrs.errors import BaseValidationError, IterableValidationError
+
+from protocol.errors import MessageError, ProtocolError
+from protocol.identity import MAX_INTEGER
+
+MAX_MESSAGE_BYTES: Final = 128 * 1024 - 1024
+"""The largest control message; with its topic and headers it stays below 128 KiB."""
+MAX_DEPTH: Final = 16
+MAX_REPORTED_ERRORS: Final = 3
+
+T = TypeVar("T")
+
+
+def decode(payload: bytes | bytearray | str, kind: type[T], *, max_bytes: int = MAX_MESSAGE_BYTES) -> T:
+    """Return `payload` as a `kind` (a frozen dataclass); raises MessageError that names what is wrong."""
+    return structure(decode_json(payload, kind.__name__, max_bytes=max_bytes), kind)
+
+
+def structure(value: object, kind: type[T]) -> T:
+    """Return plain JSON values as a `kind`; raises MessageError that names what is wrong."""
+    try:
+        return _converter().structure(value, kind)
+    except (BaseValidationError, ProtocolError, ValueError, TypeError) as error:
+        reasons = cattrs.transform_error(error, format_exception=_describe)
+        raise MessageError(f"{kind.__name__}: " + "; ".join(reasons[:MAX_REPORTED_ERRORS])[:500]) from None
+
+
+def decode_json(payload: bytes | bytearray | str, name: str, *, max_bytes: int = MAX_MESSAGE_BYTES) -> dict[str, Any]:
+    """Return a JSON object's fields; refuses what RFC 8259 leaves open (duplicate keys, NaN, depth) by name."""
+    if len(payload) > max_bytes:
+        raise MessageError(f"{name}: {len(payload)} bytes, at most {max_bytes} are read")
+    try:
+        text = payload if isinstance(payload, str) else payload.decode("utf-8")
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_int=_bounded_int)
+    except UnicodeDecodeError:
+        raise MessageError(f"{name}: not UTF-8") from None
+    except RecursionError:
+        raise MessageError(f"{name}: nested deeper than {MAX_DEPTH}") from None
+    except ValueError as error:
+        raise MessageError(f"{name}: not JSON: {error}"[:200]) from None
+    if not isinstance(value, dict):
+        raise MessageError(f"{name}: a JSON object is expected")
+    _check_depth(value, name)
+    return value
+
+
+def encode(message: object) -> bytes:
+    """Return a message as compact UTF-8 JSON; fields that are None are left out; raises MessageError over the cap."""
+    text = json.dumps(to_plain(message), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    payload = text.encode()
+    if len(payload) > MAX_MESSAGE_BYTES:
+        raise MessageError(f"{type(message).__name__}: {len(payload)} bytes, at most {MAX_MESSAGE_BYTES} are sent")
+    return payload
+
+
+def to_plain(value: object) -> Any:
+    """Return a message as dicts, lists, strings and numbers, as it would be encoded."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
+        return {name: to_plain(item) for name, item in fields if item is not None}
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | frozenset):
+        items = sorted(value) if isinstance(value, frozenset) else value
+        return [to_plain(item) for item in items]
+    return value.value if isinstance(value, Enum) else value
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        twice = next(key for index, (key, _) in enumerate(pairs) if any(key == other for other, _ in pairs[:index]))
+        raise ValueError(f"the key {twice!r:.60} stands twice")
+    return fields
+
+
+def _no_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not a JSON number")
+
+
+def _bounded_int(text: str) -> int:
+    if len(text) > len(str(-MAX_INTEGER)) or abs(value := int(text)) > MAX_INTEGER:
+        raise ValueError("an integer beyond 2**53 - 1")
+    return value
+
+
+def _check_depth(value: object, name: str) -> None:
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [
+            child
+            for item in level
+            if isinstance(item, dict | list)
+            for child in (item.values() if isinstance(item, dict) else item)
+        ]
+        if not level:
+            return
+    raise MessageError(f"{name}: nested deeper than {MAX_DEPTH}")
+
+
+def _describe(error: BaseException, kind: type | None) -> str:
+    if isinstance(error, KeyError):
+        return f"the field {error.args[0]!r} is missing"
+    if isinstance(error, IterableValidationError):
+        return "a list item is wrong"
+    del kind
+    return str(error)
+
+
+@functools.cache
+def _converter() -> cattrs.Converter:
+    converter = cattrs.Converter(detailed_validation=True)
+    for kind in (int, str, bool):
+        converter.register_structure_hook(kind, functools.partial(_exactly, kind))
+    # By class, not by predicate: a StrEnum is a str, whose hook would take it as it comes.
+    converter.register_structure_hook(StrEnum, _structure_enum)
+    converter.register_structure_hook_factory(
+        lambda kind: _origin(kind) in (tuple, list, frozenset), lambda kind: _listed(converter, kind)
+    )
+    converter.register_structure_hook_factory(
+        lambda kind: _origin(kind) in (dict, Mapping), lambda kind: _mapped(converter, kind)
+    )
+    converter.register_structure_hook_factory(dataclasses.is_dataclass, lambda kind: _object(converter, kind))
+    converter.register_structure_hook_factory(_is_optional, lambda kind: _optional(converter, kind))
+    return converter
+
+
+def _exactly(wanted: type, value: object, _kind: object) -> object:
+    # bool is an int to Python, and 1.0 equals 1: neither is an integer on the wire.
+    if type(value) is not wanted:
+        raise ValueError(f"{wanted.__name__} expected, not {type(value).__name__}")
+    return value
+
+
+def _structure_enum(value: object, kind: type[StrEnum]) -> StrEnum:
+    try:
+        return kind(cast("str", value))
+    except ValueError:
+        raise ValueError(f"{value!r:.60} is not one of {', '.join(str(item.value) for item in kind)}") from None
+
+
+def _listed(converter: cattrs.Converter, kind: Any) -> Any:
+    inner = list_structure_factory(cast("type", list[get_args(kind)[0]]), converter)  # type: ignore[misc]
+    wrap = cast("type", get_origin(kind))
+
+    def structure(value: object, _kind: object) -> object:
+        if not isinstance(value, list):
+            raise ValueError(f"list expected, not {type(value).__name__}")  # noqa: TRY004 - cattrs groups ValueError
+        return wrap(inner(value, kind))
+
+    return structure
+
+
+def _mapped(converter: cattrs.Converter, kind: Any) -> Any:
+    inner = converter.gen_structure_mapping(dict[get_args(kind)])  # type: ignore[misc]
+
+    def structure(value: object, _kind: object) -> object:
+        if not isinstance(value, dict):
+            raise ValueError(f"object expected, not {type(value).__name__}")  # noqa: TRY004
+        return inner(value, kind)
+
+    return structure
+
+
+def _object(converter: cattrs.Converter, kind: Any) -> Any:
+    inner = cattrs.gen.make_dict_structure_fn(kind, converter)
+
+    def structure(value: object, _kind: object) -> object:
+        if not isinstance(value, dict):
+            raise ValueError(f"object expected, not {type(value).__name__}")  # noqa: TRY004
+        return inner(value, kind)
+
+    return structure
+
+
+def _origin(kind: Any) -> object:
+    return get_origin(kind)
+
+
+def _is_optional(kind: object) -> bool:
+    return get_origin(kind) in (Union, types.UnionType) and type(None) in get_args(kind)
+
+
+def _optional(converter: cattrs.Converter, kind: Any) -> Any:
+    (inner,) = (item for item in get_args(kind) if item is not type(None))
+
+    def structure(value: object, _kind: object) -> object:
+        return None if value is None else converter.structure(value, inner)
+
+    return structure
