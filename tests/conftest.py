@@ -1,0 +1,28 @@
+"""Fixtures for every test: brokers, child processes, and their logs in the report of a test that failed."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.brokers import amqtt_broker, broker, mosquitto, require_mosquitto
+from tests.support.processes import Processes
+
+__all__ = ["amqtt_broker", "broker", "mosquitto", "processes"]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Hold the marker `broker` to its word."""
+    if item.get_closest_marker("broker"):
+        require_mosquitto()
+
+
+@pytest.fixture
+def processes(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Processes]:
+    """Starts children whose logs lie in `tmp_path/logs`; the rest of them is killed when the test ends."""
+    directory = tmp_path / "logs"
+    directory.mkdir()
+    children = Processes(directory)
+    yield children
+    children.close()
+    request.node.add_report_section("teardown", "child processes", children.logs())
