@@ -24,4 +24,4 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(2)
-    cli.main()
+    sys.exit(cli.main())
