@@ -1,0 +1,276 @@
+"""The server's settings from `fleetlift.toml`, strict to the letter, and where everything lies in a home.
+
+A home holds `cloud/` (what the server needs) and `operator/` (what the server never sees). A file is refused with its
+name, the line and the key of whatever is wrong in it; nothing is ever half read.
+"""
+
+import difflib
+import os
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from protocol.chunks import MAX_BLOB_BYTES
+from protocol.errors import FleetliftError, UserError
+from protocol.topics import DEFAULT_ROOT, Topics
+
+HOME_VARIABLE: Final = "FLEETLIFT_HOME"
+DEFAULT_HOME: Final = Path("fleetlift-home")
+DEFAULT_PORT: Final = 8321
+DEFAULT_BROKER_PORT: Final = 18321
+MQTT_PORT: Final = 1883
+MAX_SETTINGS_BYTES: Final = 256 * 1024
+_TABLE = re.compile(r"\s*\[\s*([A-Za-z0-9_.\"' -]+?)\s*\]")
+_KEY = re.compile(r"\s*(?:\"([^\"]+)\"|'([^']+)'|([A-Za-z0-9_-]+))\s*(?:\.[^=]*)?=")
+_SYNTAX_LINE = re.compile(r" \(at line (\d+), column (\d+)\)$")
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class _Section(BaseModel):
+    """A table whose keys are all known, of the right type, and never change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+
+
+class ServerSettings(_Section):
+    """Where the HTTP API listens, and what it accepts."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=DEFAULT_PORT, ge=0, le=65535)
+    public_url: str | None = None
+    """What operators reach it by, when a proxy stands before it; links in answers start with it."""
+    max_request_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
+    """The largest body of any request but an image's upload."""
+    max_image_bytes: int = Field(default=8 * 1024**3, ge=1, le=MAX_BLOB_BYTES)
+
+    @field_validator("public_url")
+    @classmethod
+    def _check_url(cls, value: str | None) -> str | None:
+        if value is not None and urlsplit(value).scheme not in ("http", "https"):
+            raise ValueError("starts with http:// or https://")
+        return value.rstrip("/") if value else None
+
+
+class BrokerSettings(_Section):
+    """Which MQTT broker; without `url` one is started, on loopback and `embedded_port`."""
+
+    url: str | None = None
+    device_url: str | None = None
+    """What devices reach the broker by, when that is another address; enrolled devices are told it."""
+    embedded_port: int = Field(default=DEFAULT_BROKER_PORT, ge=0, le=65535)
+    topic_root: str = DEFAULT_ROOT
+    username: str | None = None
+    password_file: str | None = None
+
+    @field_validator("url", "device_url")
+    @classmethod
+    def _check_url(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_broker_url(value)
+        return value
+
+    @field_validator("topic_root")
+    @classmethod
+    def _check_root(cls, value: str) -> str:
+        try:
+            return Topics(value).root
+        except FleetliftError as error:
+            raise ValueError(str(error)) from None
+
+
+class StorageSettings(_Section):
+    """Where the server keeps things; relative paths are relative to the settings file's directory."""
+
+    database: str = "fleetlift.db"
+    blobs: str = "blobs"
+    metadata: str = "metadata"
+    keys: str = "keys"
+
+
+class DeviceSettings(_Section):
+    """Which devices are let in."""
+
+    joining: Literal["open", "known"] = "open"
+    """`open`: a device of a known product registers itself by its first hello; `known`: only enrolled ones."""
+
+
+class LogSettings(_Section):
+    """What the server says about its work, on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+
+
+class Settings(_Section):
+    """The whole of `fleetlift.toml`."""
+
+    server: ServerSettings = ServerSettings()
+    broker: BrokerSettings = BrokerSettings()
+    storage: StorageSettings = StorageSettings()
+    devices: DeviceSettings = DeviceSettings()
+    log: LogSettings = LogSettings()
+
+
+class OperatorContext(_Section):
+    """The whole of `context.toml`: what an operator's commands assume where no option says otherwise."""
+
+    server: str = f"http://127.0.0.1:{DEFAULT_PORT}"
+    product: str | None = None
+    component: str = "app"
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The paths in a home; making none of them."""
+
+    root: Path
+
+    @classmethod
+    def choose(cls, option: Path | None = None) -> "Home":
+        """Return the home of an option, else of FLEETLIFT_HOME, else `./fleetlift-home`; absolute."""
+        return cls((option or Path(os.environ.get(HOME_VARIABLE) or DEFAULT_HOME)).expanduser().absolute())
+
+    @property
+    def cloud(self) -> Path:
+        """What the server needs."""
+        return self.root / "cloud"
+
+    @property
+    def settings_file(self) -> Path:
+        """The server's settings."""
+        return self.cloud / "fleetlift.toml"
+
+    @property
+    def broker(self) -> Path:
+        """The embedded broker's data and log."""
+        return self.cloud / "broker"
+
+    @property
+    def operator(self) -> Path:
+        """What the operator needs and the server never sees."""
+        return self.root / "operator"
+
+    @property
+    def context_file(self) -> Path:
+        """The operator's context."""
+        return self.operator / "context.toml"
+
+    @property
+    def token_file(self) -> Path:
+        """The operator's API token."""
+        return self.operator / "token"
+
+    @property
+    def keys(self) -> Path:
+        """The offline keys."""
+        return self.operator / "keys"
+
+    def storage_path(self, name: str) -> Path:
+        """Return a path of StorageSettings, absolute."""
+        return self.cloud / Path(name).expanduser()
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerAddress:
+    """Where a broker listens."""
+
+    host: str
+    port: int
+
+
+def parse_broker_url(url: str) -> BrokerAddress:
+    """Return the host and port of `mqtt://host[:port]`; raises ValueError."""
+    parts = urlsplit(url)
+    if parts.scheme != "mqtt" or not parts.hostname or parts.path.strip("/") or parts.username or parts.query:
+        raise ValueError(f"{url!r:.100} is not mqtt://host or mqtt://host:port")
+    return BrokerAddress(parts.hostname, parts.port or MQTT_PORT)
+
+
+def load_settings(path: Path) -> Settings:
+    """Return the server's settings; a missing file gives the defaults.
+
+    Raises:
+        UserError: the file cannot be read, is not TOML, or has a key or value that is not known or not possible;
+            the text names the file, the line and the key.
+    """
+    return _load(path, Settings)
+
+
+def load_context(path: Path) -> OperatorContext:
+    """Return the operator's context; a missing file gives the defaults. Raises UserError as `load_settings` does."""
+    return _load(path, OperatorContext)
+
+
+def _load(path: Path, kind: type[M]) -> M:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_SETTINGS_BYTES + 1)
+    except FileNotFoundError:
+        return kind()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}. Nothing was started or changed.") from error
+    if len(raw) > MAX_SETTINGS_BYTES:
+        raise UserError(f"{path} has more than {MAX_SETTINGS_BYTES} bytes. Nothing was started or changed.")
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _refusal(path, raw[: error.start].count(b"\n") + 1, "the text is not UTF-8") from None
+    try:
+        return kind.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise _syntax_refusal(path, text, str(error)) from None
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        location = tuple(str(part) for part in first["loc"])
+        raise _refusal(path, _line_of(text, location), _explain(kind, location, dict(first))) from None
+
+
+def _refusal(path: Path, line: int, why: str) -> UserError:
+    return UserError(f"{path}, line {line}: {why}. Nothing was started or changed; correct the file and try again.")
+
+
+def _syntax_refusal(path: Path, text: str, problem: str) -> UserError:
+    where = _SYNTAX_LINE.search(problem)
+    line = int(where[1]) if where else text.count("\n") + 1
+    key = _KEY.match((text.splitlines() or [""])[min(line, len(text.splitlines()) or 1) - 1])
+    at_key = f"at the key '{next(name for name in key.groups() if name)}': " if key else ""
+    return _refusal(path, line, f"{at_key}not TOML: {_SYNTAX_LINE.sub('', problem)}")
+
+
+def _explain(kind: type[BaseModel], location: tuple[str, ...], problem: dict[str, Any]) -> str:
+    name = ".".join(location)
+    if problem["type"] != "extra_forbidden":
+        why = str(problem["msg"]).removeprefix("Value error, ")
+        return f"the key '{name}': {why[:1].lower()}{why[1:]}"
+    known = _known_keys(kind, location[:-1])
+    close = difflib.get_close_matches(location[-1], known, n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"known here: {', '.join(known)}"
+    return f"the key '{name}' is not known ({hint})"
+
+
+def _known_keys(kind: type[BaseModel], path: tuple[str, ...]) -> list[str]:
+    for part in path:
+        annotation = kind.model_fields[part].annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            kind = annotation
+    return sorted(kind.model_fields)
+
+
+def _line_of(text: str, location: tuple[str, ...]) -> int:
+    """Return the line on which a key stands: TOML readers tell values, not places."""
+    table: tuple[str, ...] = ()
+    best = 1
+    for number, line in enumerate(text.splitlines(), start=1):
+        if header := _TABLE.match(line):
+            table = tuple(part.strip(" \"'") for part in header[1].split("."))
+            if table == location[: len(table)]:
+                best = number
+        elif (key := _KEY.match(line)) and (*table, next(name for name in key.groups() if name)) == location:
+            return number
+    return best
