@@ -1,0 +1,62 @@
+"""The store's door: opens the database and holds its rooms, each of which keeps one kind of record.
+
+    store.catalog    products, groups, firmware, floors         store.journal   hello, state, presence, report, history
+    store.releases   drafts, labels, patches, rollback          store.metrics   what became of releases
+    store.devices    registration, lists, pins, OTAs            store.outbox    what is still to be told
+    store.audit      the hash-chained record of decisions       store.tokens    who may speak to the API
+
+Every method is synchronous and safe to call from any thread: changes take turns (one writer), reads run beside them.
+A method that changes something raises StoreError's children, and then has changed nothing. `by` names who decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from cloud.store.audit import Audit
+from cloud.store.catalog import Catalog
+from cloud.store.devices import Devices
+from cloud.store.engine import Database
+from cloud.store.journal import Journal
+from cloud.store.metrics import Metrics
+from cloud.store.outbox import Outbox
+from cloud.store.releases import Releases
+from cloud.store.tokens import Tokens
+
+
+class Store:
+    """All records of one cloud; a context manager that closes the database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.audit = Audit(database)
+        self.outbox = Outbox(database)
+        self.catalog = Catalog(database)
+        self.releases = Releases(database)
+        self.devices = Devices(database)
+        self.journal = Journal(database)
+        self.metrics = Metrics(database)
+        self.tokens = Tokens(database)
+
+    @classmethod
+    def open(cls, url: str, now: Callable[[], float]) -> Self:
+        """Open the database at `url` (`sqlite:////absolute/path.db`), making or migrating its schema.
+
+        `now` gives seconds since 1970 (`time.time`). Raises StoreError if the database cannot be opened, or was
+        written by a newer version; it is not changed then.
+        """
+        return cls(Database.open(url, now))
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
