@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Any, Final, Self
 
 from cloud.store.errors import InvalidError
@@ -31,7 +32,7 @@ class ChannelKey:
 
     def __post_init__(self) -> None:
         for name, value in (("product", self.product), ("group", self.group), ("component", self.component)):
-            _valid(lambda name=name, value=value: check_id(value, name))
+            _valid(partial(check_id, value, name))
 
     def __str__(self) -> str:
         return f"{self.product}/{self.group}/{self.component}"
@@ -125,10 +126,10 @@ class ReleaseDraft:
     release_id: str | None = None
 
     def __post_init__(self) -> None:
-        _valid(lambda: check_version(self.version))
-        _valid(lambda: VersionRange.parse(self.target_range))
+        _valid(partial(check_version, self.version))
+        _valid(partial(VersionRange.parse, self.target_range))
         if self.release_id is not None:
-            _valid(lambda: check_id(self.release_id or "", "release id"))
+            _valid(partial(check_id, self.release_id, "release id"))
         check_percentage(self.percentage)
         check_description(self.description)
 
