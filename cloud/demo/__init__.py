@@ -1,0 +1,1 @@
+"""The demonstration: real processes, real firmware, and every claim checked from outside."""
