@@ -69,9 +69,8 @@ class LineServer:
         self._thread: threading.Thread | None = None
         self._listener: socket.socket
         self._selector: selectors.BaseSelector
-        self._waker, self._woken = socket.socketpair()
-        self._waker.setblocking(False)
-        self._woken.setblocking(False)
+        self._waker: socket.socket
+        self._woken: socket.socket
 
     @property
     def running(self) -> bool:
@@ -83,6 +82,9 @@ class LineServer:
         if self._thread is not None or self._stopping.is_set():
             raise ControlError(f"{self._path} is or was served by this server already; make another one")
         self._listener = listen(self._path)
+        self._waker, self._woken = socket.socketpair()
+        self._waker.setblocking(False)
+        self._woken.setblocking(False)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
         self._selector.register(self._woken, selectors.EVENT_READ, self._drain)
@@ -96,8 +98,8 @@ class LineServer:
         if thread is not None:
             self.wake()
             thread.join()
-        self._waker.close()
-        self._woken.close()
+            self._waker.close()
+            self._woken.close()
 
     def wake(self) -> None:
         """Have the loop call `tick` soon."""
@@ -195,7 +197,7 @@ class LineServer:
 def listen(path: Path) -> socket.socket:
     """Return a listening socket at `path`, in place of one that a dead agent left."""
     try:
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise ControlError(f"the directory of {path} cannot be opened: {error.strerror}") from error
     # Through the descriptor, for an address has at most 107 bytes; and under a name of its own first, so that the
