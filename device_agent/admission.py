@@ -10,8 +10,8 @@
 6. With the policy `next_start` what is downloaded is installed when the application starts, says that it is ready, or
    is forced.
 
-None means: go on. Times are milliseconds since 1970 by the device's clock, which may be wrong: a time further off
-than it can be is not believed.
+None means: go on. Whoever asks leaves out what is over: holds that expired, a disabling whose time is up. Times are
+milliseconds since 1970 by the device's clock, for people and for back-off alone.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Held:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Willingness:
-    """What the application and everyone else on the device say about updates, now."""
+    """What the application and everyone else on the device say about updates, now: holds in force only."""
 
     enabled: bool = True
     disabled_until_ms: int | None = None
@@ -93,9 +93,12 @@ def admit_take(
     if urgency is Urgency.GRADUAL and trigger is Trigger.NOTICE and not forced:
         return Waiting(Wait.NEXT_SESSION)
     return admit_step(
-        scope=Scope.DOWNLOAD, forced=forced, policy=InstallPolicy.AVAILABLE, starting=False, willingness=willingness,
-        now_ms=now_ms,
-    )  # fmt: skip
+        scope=Scope.DOWNLOAD,
+        forced=forced,
+        policy=InstallPolicy.AVAILABLE,
+        starting=False,
+        willingness=willingness,
+    )
 
 
 def admit_step(
@@ -105,14 +108,13 @@ def admit_step(
     policy: InstallPolicy,
     starting: bool,
     willingness: Willingness,
-    now_ms: int,
 ) -> Waiting | None:
     """Return why a step waits at its gate, or None. `starting`: no application runs yet, or it says it is ready."""
     if forced:
         return None
-    if not willingness.enabled and not _over(willingness.disabled_until_ms, now_ms):
+    if not willingness.enabled:
         return Waiting(Wait.DISABLED, willingness.disabled_until_ms, willingness.why_disabled)
-    holds = [hold for hold in willingness.holds if scope in hold.scopes and not _over(hold.expires_at_ms, now_ms)]
+    holds = [hold for hold in willingness.holds if scope in hold.scopes]
     if holds:
         return Waiting(Wait.HELD, _last(hold.expires_at_ms for hold in holds), ", ".join(hold.owner for hold in holds))
     if scope is Scope.INSTALL and policy is InstallPolicy.NEXT_START and not starting:
@@ -123,14 +125,12 @@ def admit_step(
 def retry_at_ms(back_off: BackOff, now_ms: int) -> int:
     """Return when to try again: a minute after the first failure, doubling up to six hours.
 
-    A failure in what the clock says is the future was noted by a clock that was wrong: it counts as one of now.
+    A failure in what the clock says is the future was noted by a clock that was wrong: it is tried again now.
     """
-    pause_s = min(FIRST_RETRY_S * 2 ** min(back_off.failures - 1, 16), LONGEST_RETRY_S)
-    return min(back_off.failed_at_ms, now_ms) + pause_s * 1000
-
-
-def _over(until_ms: int | None, now_ms: int) -> bool:
-    return until_ms is not None and until_ms <= now_ms
+    if back_off.failed_at_ms > now_ms:
+        return now_ms
+    pause_s = min(FIRST_RETRY_S << min(back_off.failures - 1, 16), LONGEST_RETRY_S)
+    return back_off.failed_at_ms + pause_s * 1000
 
 
 def _last(times_ms: Iterable[int | None]) -> int | None:
