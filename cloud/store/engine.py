@@ -1,19 +1,174 @@
-"""The database: one engine, one writer at a time, and the schema brought up to date when it is opened."""
+"""The database: one engine, one writer at a time, and the schema brought up to date when it is opened.
+
+SQLite runs in WAL mode with `synchronous=FULL`: what a method returned from is on the disk. Changes take turns on a
+lock of this process, then on the database's own (`BEGIN IMMEDIATE`); reads see one snapshot and wait for nobody.
+Nothing here or in the rooms is SQLite's own but the pragmas, so that another database can take its place.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Self
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlmodel import Session
+
+from cloud.models import CounterRow
+from cloud.store.errors import StoreError
+
+BUSY_TIMEOUT_MS: Final = 10_000
+POOL_SIZE: Final = 32
+MIGRATIONS: Final = Path(__file__).parent.parent / "migrations"
+_WRITING: Final = "fleetlift_writing"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A transaction that may change rows, and the time that it stamps them with."""
+
+    session: Session
+    now_ms: int
+
+    def next_number(self, name: str) -> int:
+        """Return the next number of a counter: 1, 2, ..."""
+        row = self.session.get(CounterRow, name)
+        if row is None:
+            row = CounterRow(name=name, value=0)
+        row.value += 1
+        self.session.add(row)
+        self.session.flush()
+        return row.value
 
 
 class Database:
     """An open database and the clock that stamps its rows."""
 
+    def __init__(self, engine: Engine, now: Callable[[], float]) -> None:
+        self._engine = engine
+        self._writing_engine = engine.execution_options(**{_WRITING: True})
+        self._now = now
+        self._one_writer = threading.Lock()
+
     @classmethod
     def open(cls, url: str, now: Callable[[], float]) -> Self:
         """Open, migrate and return the database; raises StoreError."""
-        raise NotImplementedError
+        database = cls(_engine(url), now)
+        try:
+            with database._writing_engine.begin() as connection:
+                _migrate(connection, url)
+        except (SQLAlchemyError, sqlite3.Error, CommandError) as error:
+            database.close()
+            raise StoreError(f"the database {_shown(url)} cannot be opened: {_first_line(error)}") from error
+        except StoreError:
+            database.close()
+            raise
+        return database
 
     def close(self) -> None:
         """Close all connections."""
-        raise NotImplementedError
+        self._engine.dispose()
+
+    def now_ms(self) -> int:
+        """Return the time in milliseconds since 1970."""
+        return int(self._now() * 1000)
+
+    @contextmanager
+    def changing(self) -> Iterator[Change]:
+        """One transaction that changes rows: all of it happens, or nothing (and the error goes on to the caller)."""
+        try:
+            with self._one_writer, Session(self._writing_engine, expire_on_commit=False) as session, session.begin():
+                yield Change(session, self.now_ms())
+        except SQLAlchemyError as error:
+            raise StoreError(
+                f"the database did not take a change: {_first_line(error)}; nothing was changed"
+            ) from error
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """One snapshot to read from."""
+        try:
+            with Session(self._engine, expire_on_commit=False) as session:
+                yield session
+        except SQLAlchemyError as error:
+            raise StoreError(f"the database could not be read: {_first_line(error)}") from error
+
+
+def _engine(url: str) -> Engine:
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise StoreError("the database URL cannot be read; one looks like sqlite:////var/lib/fleetlift.db") from None
+    if parsed.get_backend_name() != "sqlite":
+        return create_engine(parsed, pool_size=POOL_SIZE)
+    if not parsed.database or parsed.database == ":memory:":
+        raise StoreError(
+            "a store in memory would forget everything; give a file, as in sqlite:////var/lib/fleetlift.db"
+        )
+    _make_private(Path(parsed.database), url)
+    engine = create_engine(parsed, pool_size=POOL_SIZE)
+    event.listen(engine, "connect", _set_up_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _make_private(path: Path, url: str) -> None:
+    """Make the file with mode 0600 before SQLite makes it with another; its journals take over the mode."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise StoreError(f"the database {_shown(url)} cannot be opened: {error.strerror}: {path}") from error
+
+
+def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    connection.isolation_level = None  # transactions begin below, not by the driver's guess
+    for pragma in (
+        f"busy_timeout={BUSY_TIMEOUT_MS}",
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writing = connection.get_execution_options().get(_WRITING, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+
+def _migrate(connection: Connection, url: str) -> None:
+    config = Config()
+    config.set_main_option("path_separator", "os")
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    known = ScriptDirectory.from_config(config)
+    there = MigrationContext.configure(connection).get_current_heads()
+    revisions = {script.revision for script in known.walk_revisions()}
+    if newer := [revision for revision in there if revision not in revisions]:
+        raise StoreError(
+            f"the database {_shown(url)} was written by a newer version of Fleetlift (schema {', '.join(newer)}; this "
+            f"one knows up to {known.get_current_head()}). Nothing was changed. Start the newer version, or restore a "
+            "backup from before it was started"
+        )
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _shown(url: str) -> str:
+    return make_url(url).render_as_string(hide_password=True)
+
+
+def _first_line(error: BaseException) -> str:
+    cause: Any = getattr(error, "orig", None) or error
+    return str(cause).partition("\n")[0]

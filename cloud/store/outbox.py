@@ -1,8 +1,17 @@
-"""What is still to be told: a set of messages to compute from the truth, marked in the transaction that changed it."""
+"""What is still to be told: a set of messages to compute from the truth, marked in the transaction that changed it.
+
+A row says "this may be out of date out there". Whoever publishes takes it, computes the message from the store, sends
+it and settles the row; if the truth changed meanwhile the row has another revision, and is told once more.
+"""
 
 from __future__ import annotations
 
-from cloud.store.engine import Database
+from collections.abc import Sequence
+
+from sqlmodel import col, select
+
+from cloud.models import OutboxRow
+from cloud.store.engine import Change, Database
 from cloud.values import OutboxItem, OutboxKind
 
 
@@ -14,12 +23,32 @@ class Outbox:
 
     def take(self, limit: int = 100) -> tuple[OutboxItem, ...]:
         """Return what is to be told, oldest first; it stays until it is settled."""
-        raise NotImplementedError
+        query = select(OutboxRow).order_by(col(OutboxRow.revision), col(OutboxRow.key)).limit(limit)
+        with self._database.reading() as session:
+            return tuple(OutboxItem(OutboxKind(row.kind), row.key, row.revision) for row in session.exec(query))
 
     def settle(self, item: OutboxItem) -> bool:
         """Strike an item out; False if it changed since it was taken, so that it must be told again."""
-        raise NotImplementedError
+        with self._database.changing() as change:
+            row = change.session.get(OutboxRow, (item.kind.value, item.key))
+            if row is None or row.revision != item.revision:
+                return False
+            change.session.delete(row)
+            return True
 
     def mark(self, kind: OutboxKind, key: str) -> None:
         """Have something told again (a new bundle, a notice that somebody lacks)."""
-        raise NotImplementedError
+        with self._database.changing() as change:
+            mark(change, kind, [key])
+
+
+def mark(change: Change, kind: OutboxKind, keys: Sequence[str]) -> None:
+    """Mark messages as out of date, within the transaction that makes them so."""
+    if not keys:
+        return
+    revision = change.next_number("revision")
+    for key in keys:
+        row = change.session.get(OutboxRow, (kind.value, key)) or OutboxRow(kind=kind.value, key=key, revision=0)
+        row.revision = revision
+        change.session.add(row)
+    change.session.flush()

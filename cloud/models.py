@@ -1,0 +1,301 @@
+"""The database's rows. They stay inside the store: `table=True` models do not validate, frozen values leave instead.
+
+Names are the primary keys where people or devices name things. JSON columns hold what no query looks into. A column
+ends in `_at_ms` for milliseconds since 1970. What was decided is never deleted, but for pins, memberships and groups.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sqlalchemy import JSON, BigInteger, Column, ForeignKeyConstraint, Index, Integer, MetaData, UniqueConstraint
+from sqlmodel import Field, SQLModel
+
+NAMING: Final = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+LAST_RANK: Final = 1_000_000
+"""The stored rank of `everyone`: after all others."""
+
+BigNumber: Final = BigInteger().with_variant(Integer(), "sqlite")
+"""64 bits everywhere; SQLite numbers rows by itself only in a column that is called INTEGER."""
+
+
+class Row(SQLModel):
+    """What every row descends from: one schema with named constraints, so that migrations can speak of them."""
+
+    metadata = MetaData(naming_convention=NAMING)
+
+
+class ProductRow(Row, table=True):
+    """A kind of device."""
+
+    __tablename__ = "product"
+    id: str = Field(primary_key=True)
+    hardware_models: list[str] = Field(sa_column=Column(JSON, nullable=False))
+    ota_enabled: bool = True
+    created_at_ms: int = Field(sa_type=BigInteger)
+
+
+class FloorRow(Row, table=True):
+    """The lowest firmware `seq` of a component that signed metadata still allows."""
+
+    __tablename__ = "floor"
+    product: str = Field(primary_key=True, foreign_key="product.id")
+    component: str = Field(primary_key=True)
+    minimum_seq: int = Field(sa_type=BigInteger)
+
+
+class GroupRow(Row, table=True):
+    """A ranked group; `everyone` has a row and no memberships."""
+
+    __tablename__ = "device_group"
+    product: str = Field(primary_key=True, foreign_key="product.id")
+    name: str = Field(primary_key=True)
+    rank: int
+    created_at_ms: int = Field(sa_type=BigInteger)
+
+
+class DeviceRow(Row, table=True):
+    """A device. `state` is the last DeviceState as it came; `journal_next` what its last hello said comes next."""
+
+    __tablename__ = "device"
+    __table_args__ = (Index(None, "product", "id"), Index(None, "product", "online"))
+    id: str = Field(primary_key=True)
+    product: str = Field(foreign_key="product.id")
+    hardware_model: str
+    agent_version: str = "0.0.0"
+    attributes: dict[str, str] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    encodings: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+    root_version: int = Field(default=0, sa_type=BigInteger)
+    online: bool = False
+    session: int = Field(default=0, sa_type=BigInteger)
+    state_seq: int = Field(default=-1, sa_type=BigInteger)
+    state: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+    has_pending: bool = False
+    last_seen_at_ms: int | None = Field(default=None, sa_type=BigInteger)
+    registered_at_ms: int = Field(sa_type=BigInteger)
+    journal_id: str | None = None
+    journal_next: int = Field(default=1, sa_type=BigInteger)
+    ack_through: int = Field(default=0, sa_type=BigInteger)
+    desired_seq: int = Field(default=0, sa_type=BigInteger)
+
+
+class MembershipRow(Row, table=True):
+    """A device in a group."""
+
+    __tablename__ = "membership"
+    __table_args__ = (
+        ForeignKeyConstraint(["product", "group_name"], ["device_group.product", "device_group.name"]),
+        Index(None, "product", "group_name"),
+    )
+    device_id: str = Field(primary_key=True, foreign_key="device.id")
+    group_name: str = Field(primary_key=True)
+    product: str
+
+
+class ComponentRow(Row, table=True):
+    """What a device last reported of one component."""
+
+    __tablename__ = "device_component"
+    __table_args__ = (Index(None, "component", "version"),)
+    device_id: str = Field(primary_key=True, foreign_key="device.id")
+    component: str = Field(primary_key=True)
+    version: str
+    build: int = Field(sa_type=BigInteger)
+    digest: str
+
+
+class FirmwareRow(Row, table=True):
+    """An immutable signed image."""
+
+    __tablename__ = "firmware"
+    __table_args__ = (UniqueConstraint("product", "component", "version"),)
+    id: int | None = Field(default=None, sa_column=Column(BigNumber, primary_key=True))
+    product: str = Field(foreign_key="product.id")
+    component: str
+    version: str
+    build: int = Field(sa_type=BigInteger)
+    seq: int = Field(sa_type=BigInteger)
+    digest: str
+    size_bytes: int = Field(sa_type=BigInteger)
+    hardware_models: list[str] = Field(sa_column=Column(JSON, nullable=False))
+    requires: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+    notes: str
+    data_schema: int = Field(sa_type=BigInteger)
+    blobs: list[dict[str, Any]] = Field(sa_column=Column(JSON, nullable=False))
+    signer_keyids: list[str] = Field(sa_column=Column(JSON, nullable=False))
+    added_at_ms: int = Field(sa_type=BigInteger)
+    published_at_ms: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class ChannelRow(Row, table=True):
+    """A channel that had a release; it outlives its group, so that labels and notice numbers never start again."""
+
+    __tablename__ = "channel"
+    product: str = Field(primary_key=True, foreign_key="product.id")
+    group_name: str = Field(primary_key=True)
+    component: str = Field(primary_key=True)
+    notice_seq: int = Field(default=0, sa_type=BigInteger)
+    notice_issued_at_ms: int = Field(default=0, sa_type=BigInteger)
+
+
+class ReleaseRow(Row, table=True):
+    """A labelled decision on a channel."""
+
+    __tablename__ = "release"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["product", "group_name", "component"], ["channel.product", "channel.group_name", "channel.component"]
+        ),
+        UniqueConstraint("product", "group_name", "component", "label"),
+        UniqueConstraint("decision"),
+    )
+    id: str = Field(primary_key=True)
+    product: str
+    group_name: str
+    component: str
+    label: int
+    decision: int = Field(sa_type=BigInteger)
+    firmware_id: int = Field(foreign_key="firmware.id", sa_type=BigInteger)
+    percentage: int
+    mandatory: bool
+    forced: bool
+    urgency: str
+    target_range: str
+    description: str
+    enabled: bool = True
+    references_label: int | None = None
+    promoted_from: str | None = Field(default=None, foreign_key="release.id")
+    created_at_ms: int = Field(sa_type=BigInteger)
+    created_by: str
+    disabled_at_ms: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class PinRow(Row, table=True):
+    """A device that is locked to one firmware."""
+
+    __tablename__ = "pin"
+    device_id: str = Field(primary_key=True, foreign_key="device.id")
+    component: str = Field(primary_key=True)
+    firmware_id: int = Field(foreign_key="firmware.id", sa_type=BigInteger)
+    pinned_at_ms: int = Field(sa_type=BigInteger)
+    pinned_by: str
+
+
+class OtaRow(Row, table=True):
+    """A single-device OTA."""
+
+    __tablename__ = "ota"
+    __table_args__ = (Index(None, "device_id", "in_force"), UniqueConstraint("decision"))
+    id: str = Field(primary_key=True)
+    device_id: str = Field(foreign_key="device.id")
+    component: str
+    firmware_id: int = Field(foreign_key="firmware.id", sa_type=BigInteger)
+    decision: int = Field(sa_type=BigInteger)
+    urgency: str
+    forced: bool
+    status: str = "open"
+    in_force: bool = True
+    reason: str | None = None
+    detail: str = ""
+    created_at_ms: int = Field(sa_type=BigInteger)
+    created_by: str
+    closed_at_ms: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class AttemptRow(Row, table=True):
+    """One device taking one firmware, put together from its journal's entries.
+
+    `source_id` is what the device said; nothing else has to know it. A success counts while `taken_back_at_ms` is null;
+    `contradicted_by` is the digest that was reported instead.
+    """
+
+    __tablename__ = "attempt"
+    __table_args__ = (
+        UniqueConstraint("device_id", "journal_id", "attempt_id"),
+        Index(None, "source_id", "outcome"),
+        Index(None, "device_id", "component", "outcome"),
+    )
+    id: int | None = Field(default=None, sa_column=Column(BigNumber, primary_key=True))
+    device_id: str = Field(foreign_key="device.id")
+    journal_id: str
+    attempt_id: str
+    source_id: str
+    via: str
+    component: str
+    version: str
+    digest: str
+    from_version: str | None = None
+    from_digest: str | None = None
+    phase: str
+    downloaded: bool = False
+    outcome: str | None = None
+    reason: str | None = None
+    detail: str = ""
+    booted_digest: str | None = None
+    fetched_bytes: int = Field(default=0, sa_type=BigInteger)
+    forced: bool = False
+    started_at_ms: int = Field(sa_type=BigInteger)
+    ended_at_ms: int | None = Field(default=None, sa_type=BigInteger)
+    taken_back_at_ms: int | None = Field(default=None, sa_type=BigInteger)
+    contradicted_by: str | None = None
+
+
+class EntryRow(Row, table=True):
+    """One entry of a device's journal, as it came."""
+
+    __tablename__ = "journal_entry"
+    device_id: str = Field(primary_key=True, foreign_key="device.id")
+    journal_id: str = Field(primary_key=True)
+    seq: int = Field(primary_key=True, sa_type=BigInteger)
+    at_ms: int = Field(sa_type=BigInteger)
+    received_at_ms: int = Field(sa_type=BigInteger)
+    attempt: int | None = Field(default=None, foreign_key="attempt.id", index=True, sa_type=BigInteger)
+    body: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+
+
+class AuditRow(Row, table=True):
+    """One decision; `before` and `after` are canonical JSON, exactly as hashed."""
+
+    __tablename__ = "audit"
+    number: int = Field(sa_column=Column(BigNumber, primary_key=True, autoincrement=False))
+    at_ms: int = Field(sa_type=BigInteger)
+    actor: str
+    action: str
+    subject: str = Field(index=True)
+    before: str
+    after: str
+    prev_hash: str
+    hash: str
+
+
+class TokenRow(Row, table=True):
+    """A bearer token, by the SHA-256 of its text."""
+
+    __tablename__ = "token"
+    name: str = Field(primary_key=True)
+    sha256: str = Field(unique=True)
+    created_at_ms: int = Field(sa_type=BigInteger)
+    created_by: str
+    revoked_at_ms: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class OutboxRow(Row, table=True):
+    """Something that is to be told; `revision` is new each time it is marked."""
+
+    __tablename__ = "outbox"
+    kind: str = Field(primary_key=True)
+    key: str = Field(primary_key=True)
+    revision: int = Field(sa_type=BigInteger, index=True)
+
+
+class CounterRow(Row, table=True):
+    """A number that only rises: `decision` orders releases and OTAs, `revision` the outbox."""
+
+    __tablename__ = "counter"
+    name: str = Field(primary_key=True)
+    value: int = Field(sa_type=BigInteger)
