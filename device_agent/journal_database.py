@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from device_agent.slots.durable import sync_directory
 from protocol.errors import FleetliftError, UserError
 
 SCHEMA_VERSION: Final = 1
@@ -81,7 +82,7 @@ class Database:
             aside = _set_aside(path)
             _LOG.error("the journal %s is damaged (%s); it is kept as %s, and a new one begun", path, error, aside)
             self._connection = _opened(path)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -163,11 +164,3 @@ def _set_aside(path: Path) -> Path:
         with contextlib.suppress(FileNotFoundError):
             path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
     return aside
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

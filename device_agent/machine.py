@@ -179,9 +179,9 @@ def legal(snapshot: Snapshot, event: type[Event]) -> bool:
 
 def step(snapshot: Snapshot, event: Event) -> tuple[Snapshot, tuple[Effect, ...]]:
     """Return where the device stands after the event, and what is to be done once that is stored."""
-    event = _judged(snapshot, event)
     if not legal(snapshot, type(event)):
         raise IllegalEventError(f"{type(event).__name__} while {snapshot.phase.value}, gate {snapshot.gate}")
+    event = _judged(snapshot, event)
     if isinstance(event, Resumed):
         phase, effects = RESUME[snapshot.phase]
     else:
