@@ -1,16 +1,29 @@
-"""The planner: which releases a notice carries, which devices a release would reach, and why each other one waits."""
+"""The planner: which releases a notice carries, which devices a release would reach, and why each other one waits.
+
+Rule 1: the cloud moves no device. It publishes what is decided, and each device decides by `protocol.selection`; so
+everything here asks that same function and explains its answer. Nothing here can disagree with a device that has
+told the cloud everything.
+
+Rule 2: silence is no answer. For every device and component there is either a move or a hold with a typed reason.
+
+Rule 3: frozen values in, frozen values out; time is an argument, and nothing is read, written or remembered.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
-from cloud.fleet import FleetView
+from cloud.fleet import DeviceSituation, FleetView
 from protocol.down import NoticeRelease
 from protocol.errors import FleetliftError
-from protocol.identity import EVERYONE
-from protocol.values import FirmwareRef, Via
+from protocol.identity import EVERYONE, Installed, VersionRange
+from protocol.manifest import ANY_HARDWARE
+from protocol.phases import Phase, Wait
+from protocol.selection import Channels, Decision, Rule, Verdict, Wanted, select
+from protocol.values import MAX_RELEASES, FirmwareRef, Urgency, Via
 
 
 class TooManyReleasesError(FleetliftError):
@@ -92,15 +105,238 @@ class Plan:
 
 
 def notice_releases(releases: Sequence[NoticeRelease]) -> tuple[NoticeRelease, ...]:
-    """Return the releases that a notice must carry; raises TooManyReleasesError."""
-    raise NotImplementedError
+    """Return those of a channel's enabled releases that a notice must carry, newest label first.
+
+    Left out is a release *old* that a newer one *new* shadows: whenever *old* applies to a device, *new* does too.
+    As the first release that applies decides, *old* then never decides, and `select` gives every device the same
+    decision without it. A release applies if its firmware admits the hardware, and the device either runs that
+    firmware or is covered by the percentage and in the target range (rule 3 of `protocol.selection`). So *new*
+    shadows *old* if it admits all hardware that *old* admits, its percentage is 100 (it covers every bucket), and
+
+    - its target range is `*`: then every admitted device is in it; or
+    - both state the same range, and their firmware is the same: they apply by running it, or by the range, alike; or
+    - both state the same range, this range speaks of the released component alone, and *old*'s firmware is itself in
+      it: a device to which *old* applies because it is in the range is in *new*'s; one that runs *old*'s firmware
+      has its version and build, and is in the range too. (That a digest comes with the version and build that were
+      signed with it is taken as given here, and nowhere else.)
+
+    The last case keeps parallel lines (`1.x`, `2.x`) short. Raises TooManyReleasesError when more than MAX_RELEASES
+    remain.
+    """
+    newest_first = sorted(releases, key=lambda release: -release.label)
+    kept: list[NoticeRelease] = []
+    for release in newest_first:
+        if not any(_shadows(newer, release) for newer in kept):
+            kept.append(release)
+    if len(kept) > MAX_RELEASES:
+        raise TooManyReleasesError(
+            f"{len(kept)} enabled releases of this channel may still reach somebody, and a notice carries "
+            f"{MAX_RELEASES}; disable old ones, or release to 100 % without a target range"
+        )
+    return tuple(kept)
 
 
 def forecast(view: FleetView, candidate: NoticeRelease, group: str = EVERYONE) -> Forecast:
-    """Return who would take `candidate` if it were released to `group` now."""
-    raise NotImplementedError
+    """Return who would take `candidate` if it were released to `group` now, sooner or later."""
+    component = candidate.firmware.component
+    channel = (group, component)
+    channels = {**view.channels, channel: (candidate, *view.channels.get(channel, ()))}
+    takes: list[str] = []
+    holds: list[Hold] = []
+    for device in view.devices:
+        held = _why_not_taken(device, channels, candidate, group)
+        if held is None:
+            takes.append(device.device_id)
+        else:
+            holds.append(Hold(device.device_id, component, *held))
+    return Forecast(takes=tuple(takes), holds=tuple(holds), sentence=_sentence(candidate, group, len(takes), holds))
 
 
 def plan(view: FleetView, now_ms: int) -> Plan:
-    """Return what happens next, and a typed reason for every device that is not moved."""
-    raise NotImplementedError
+    """Return what happens next in this fleet, and a typed reason for every device that is not moved."""
+    actions: list[Move] = []
+    holds: list[Hold] = []
+    for device in view.devices:
+        for component in _components(view.channels, device):
+            decision = select(device.facts, device.assignment, view.channels, component)
+            held = _why_not_now(device, decision, now_ms)
+            if held is None and decision.wanted is not None:
+                wanted = decision.wanted
+                actions.append(Move(device.device_id, component, wanted.firmware, wanted.via, wanted.source_id))
+            elif held is not None:
+                holds.append(Hold(device.device_id, component, *held))
+    return Plan(tuple(actions), tuple(holds))
+
+
+def superseded_otas(device: DeviceSituation, channels: Channels) -> tuple[str, ...]:
+    """Return the device's single-device OTAs that a release decided after them has overtaken (rule 4)."""
+    overtaken = []
+    for ota in device.assignment.otas:
+        decision = select(device.facts, device.assignment, channels, ota.firmware.component)
+        wanted = decision.wanted
+        if wanted is not None and wanted.via is Via.RELEASE and wanted.order > ota.order:
+            overtaken.append(ota.ota_id)
+    return tuple(overtaken)
+
+
+# Which releases a notice carries
+
+
+def _shadows(new: NoticeRelease, old: NoticeRelease) -> bool:
+    if new.percentage < 100 or not _admits_all(new.firmware, old.firmware):
+        return False
+    if _is_every_version(new.target_range):
+        return True
+    if new.target_range.split() != old.target_range.split():
+        return False
+    return new.firmware.digest == old.firmware.digest or _in_own_range(old)
+
+
+def _admits_all(new: FirmwareRef, old: FirmwareRef) -> bool:
+    return ANY_HARDWARE in new.hardware_models or set(old.hardware_models) <= set(new.hardware_models)
+
+
+def _is_every_version(target_range: str) -> bool:
+    alternatives = VersionRange.parse(target_range).alternatives
+    return any(all(comparator.operand == "*" for comparator in alternative) for alternative in alternatives)
+
+
+def _in_own_range(release: NoticeRelease) -> bool:
+    """Tell whether whoever runs the release's firmware is in its range, whatever else the device has."""
+    firmware, target = release.firmware, VersionRange.parse(release.target_range)
+    own = (None, firmware.component)
+    if any(comparator.component not in own for alternative in target.alternatives for comparator in alternative):
+        return False
+    installed = Installed(version=firmware.version, build=firmware.build)
+    return target.matches(firmware.component, {firmware.component: installed})
+
+
+# Why a device does not take a candidate
+
+_BLOCKED: Final = {
+    Rule.FLOOR: HoldReason.FLOOR,
+    Rule.HARDWARE: HoldReason.HARDWARE,
+    Rule.REQUIREMENT: HoldReason.REQUIREMENT,
+    Rule.FAILED_BEFORE: HoldReason.FAILED_BEFORE,
+}
+_NOT_REACHED: Final = {
+    Rule.HARDWARE: HoldReason.HARDWARE,
+    Rule.PERCENTAGE: HoldReason.PERCENTAGE,
+    Rule.TARGET_RANGE: HoldReason.TARGET_RANGE,
+}
+
+Why = tuple[HoldReason, str]
+
+
+def _why_not_taken(device: DeviceSituation, channels: Channels, candidate: NoticeRelease, group: str) -> Why | None:
+    if group not in device.assignment.groups:
+        return HoldReason.NOT_IN_GROUP, f"is not in group {group}"
+    decision = select(device.facts, device.assignment, channels, candidate.firmware.component)
+    wanted = decision.wanted
+    if wanted is not None and wanted.source_id == candidate.release_id:
+        return _why_no_take(decision, wanted)
+    name = f"{candidate.release_id} v{candidate.label}"
+    for step in decision.trace:
+        if step.subject == name and not step.passed and step.rule in _NOT_REACHED:
+            return _NOT_REACHED[step.rule], _not_reached(step.rule, step.saw)
+    return _why_other(decision)
+
+
+def _why_no_take(decision: Decision, wanted: Wanted) -> Why | None:
+    """Tell why what is wanted is not to be taken; None if it is."""
+    if decision.verdict is Verdict.TAKE:
+        return None
+    if decision.verdict is Verdict.RUNS:
+        return HoldReason.UP_TO_DATE, f"runs {wanted.firmware.version}"
+    blocked_by = decision.blocked_by or Rule.NOTHING
+    return _BLOCKED[blocked_by], f"{wanted.firmware.version}: {decision.trace[-1].saw}"
+
+
+def _why_other(decision: Decision) -> Why:
+    """Tell what decides instead of the candidate, which was not looked at."""
+    wanted = decision.wanted
+    if decision.blocked_by is Rule.OTA_OFF:
+        return HoldReason.OTA_OFF, "updates are switched off for the product"
+    if wanted is None:
+        return HoldReason.NOTHING_RELEASED, "nothing that was released applies"
+    if wanted.via is Via.PIN:
+        return HoldReason.PINNED, f"locked to {wanted.firmware.version}"
+    if wanted.via is Via.OTA:
+        return HoldReason.SINGLE_DEVICE, f"a single-device OTA to {wanted.firmware.version} was decided later"
+    return HoldReason.HIGHER_RANK, f"group {wanted.group} decides: v{wanted.label}, {wanted.firmware.version}"
+
+
+def _not_reached(rule: Rule, saw: str) -> str:
+    if rule is Rule.HARDWARE:
+        return f"hardware model {saw} is not among the firmware's"
+    return f"outside the percentage: {saw}" if rule is Rule.PERCENTAGE else f"outside the target range: {saw}"
+
+
+def _sentence(candidate: NoticeRelease, group: str, reach: int, holds: Sequence[Hold]) -> str:
+    firmware = candidate.firmware
+    what = f"{firmware.component} {firmware.version} to {group}"
+    if reach:
+        return f"{what}: reaches {reach} of {reach + len(holds)} devices"
+    if not holds:
+        return f"{what}: reaches nobody, because the group has no devices yet"
+    counts = {reason: sum(hold.reason is reason for hold in holds) for reason in HoldReason}
+    if counts[HoldReason.TARGET_RANGE] == len(holds):
+        return f"{what}: reaches nobody, because no device runs a version in {candidate.target_range}"
+    why = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
+    return f"{what}: reaches nobody ({why})"
+
+
+# Why a device does not move now
+
+_WAITS: Final = {
+    Wait.DISABLED: HoldReason.DISABLED,
+    Wait.HELD: HoldReason.HELD,
+    Wait.NEXT_SESSION: HoldReason.NEXT_SESSION,
+    Wait.NEXT_START: HoldReason.NEXT_START,
+    Wait.FAILED_BEFORE: HoldReason.FAILED_BEFORE,
+    Wait.BACKING_OFF: HoldReason.BACKING_OFF,
+    Wait.BUSY: HoldReason.BUSY,
+}
+
+
+def _components(channels: Channels, device: DeviceSituation) -> list[str]:
+    groups = set(device.assignment.groups)
+    names = {component for group, component in channels if group in groups} | set(device.facts.components)
+    names |= {firmware.component for firmware in device.assignment.pins}
+    return sorted(names | {ota.firmware.component for ota in device.assignment.otas})
+
+
+def _why_not_now(device: DeviceSituation, decision: Decision, now_ms: int) -> Why | None:
+    wanted = decision.wanted
+    if wanted is None:
+        return _why_other(decision)
+    held = _why_no_take(decision, wanted)
+    if held is not None:
+        return held
+    if not device.online:
+        return HoldReason.OFFLINE, f"takes {wanted.firmware.version} when it is back"
+    return _why_device_waits(device, wanted, now_ms)
+
+
+def _why_device_waits(device: DeviceSituation, wanted: Wanted, now_ms: int) -> Why | None:
+    if device.phase is not Phase.IDLE:
+        return HoldReason.UNDER_WAY, f"is {device.phase.value.replace('_', ' ')}"
+    if not wanted.forced and (held := _why_unavailable(device, now_ms)):
+        return held
+    for pending in device.pending:
+        if pending.component == wanted.firmware.component and pending.digest == wanted.firmware.digest:
+            overridden = wanted.forced and pending.why in (Wait.DISABLED, Wait.HELD)
+            return None if overridden else (_WAITS[pending.why], pending.detail or f"{wanted.firmware.version} waits")
+    if wanted.urgency is Urgency.GRADUAL:
+        return HoldReason.NEXT_SESSION, f"takes {wanted.firmware.version} at its next session or check"
+    return None
+
+
+def _why_unavailable(device: DeviceSituation, now_ms: int) -> Why | None:
+    there = device.availability
+    if not there.enabled and (there.disabled_until_ms is None or there.disabled_until_ms > now_ms):
+        return HoldReason.DISABLED, "its application disabled updates"
+    for hold in there.holds:
+        if hold.expires_at_ms is None or hold.expires_at_ms > now_ms:
+            return HoldReason.HELD, f"held by {hold.owner}: {hold.why}"
+    return None
