@@ -1,0 +1,328 @@
+"""The link against real brokers: versions, subscriptions, last will, lost brokers, refusals and hostile packets."""
+
+import queue
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from cloud.broker import EmbeddedBroker, derive_mosquitto_config, find_mosquitto, mosquitto_settings
+from device_agent.link import Link, LinkError, LinkSettings
+from protocol.topics import Topics
+from tests.support.brokers import free_port
+from tests.support.mqtt import Peer
+from tests.support.processes import wait_until
+
+TIMEOUT_S = 20.0
+TOPICS = Topics()
+OFFLINE, ONLINE = b'{"online":false}', b'{"online":true}'
+PRESENCE = TOPICS.up("dev-1", "presence")
+
+
+class Owner:
+    """What the runner is to a link: every callback as an event in order."""
+
+    def __init__(self, url: str, **settings: object) -> None:
+        self.ups = 0
+        self.events: queue.SimpleQueue[tuple[str, object]] = queue.SimpleQueue()
+        self.messages: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
+        self.link = Link(
+            LinkSettings(url=url, device_id="dev-1", backoff_min_s=0.05, backoff_max_s=0.4, **settings),  # type: ignore[arg-type]
+            TOPICS,
+            will=lambda: OFFLINE,
+            on_up=self.on_up,
+            on_down=lambda why: self.events.put(("down", why)),
+            on_message=self.on_message,
+            on_denied=lambda what, why: self.events.put(("denied", (what, why))),
+        )
+
+    def on_up(self, session_present: bool) -> None:
+        self.ups += 1
+        self.link.publish(PRESENCE, ONLINE, retain=True)
+        self.link.publish("echo/1", b"%d" % self.ups)
+        self.events.put(("up", session_present))
+
+    def on_message(self, topic: str, payload: bytes) -> None:
+        self.messages.put((topic, payload))
+        if payload == b"raise":
+            raise RuntimeError("a handler's mistake")
+
+    def expect(self, kind: str) -> object:
+        name, value = self.events.get(timeout=TIMEOUT_S)
+        assert name == kind, (name, value)
+        return value
+
+    def receive(self) -> tuple[str, bytes]:
+        return self.messages.get(timeout=TIMEOUT_S)
+
+
+@pytest.fixture
+def owners() -> Iterator[list[Owner]]:
+    made: list[Owner] = []
+    yield made
+    for owner in made:
+        owner.link.stop(timeout_s=1)
+
+
+def start(owners: list[Owner], url: str, **settings: object) -> Owner:
+    owner = Owner(url, **settings)
+    owners.append(owner)
+    owner.link.start()
+    return owner
+
+
+def test_it_speaks_the_highest_version_that_the_broker_does(broker: EmbeddedBroker, owners: list[Owner]) -> None:
+    owner = start(owners, broker.url)
+    assert owner.expect("up") is False
+    assert owner.link.mqtt_version == ("5" if broker.kind == "mosquitto" else "3.1.1")
+    assert owner.link.is_up
+    assert owner.link.problem is None
+
+
+def test_messages_go_both_ways_and_a_failing_handler_ends_nothing(broker: EmbeddedBroker, owners: list[Owner]) -> None:
+    owner = Owner(broker.url)
+    owners.append(owner)
+    assert owner.link.subscribe({TOPICS.all_down("dev-1"): 1, TOPICS.chunks("a" * 64): 0}) is False
+    assert owner.link.publish("x", b"lost") is False
+    owner.link.start()
+    owner.expect("up")
+    with Peer(broker.port, "cloud") as peer:
+        peer.subscribe(TOPICS.all_up())
+        assert peer.receive() == (PRESENCE, ONLINE)
+        for payload in (b"raise", b"fine"):
+            peer.publish(TOPICS.down("dev-1", "ack"), payload)
+            assert owner.receive() == (TOPICS.down("dev-1", "ack"), payload)
+        peer.publish(TOPICS.chunks("a" * 64), b"chunk", qos=0)
+        assert owner.receive() == (TOPICS.chunks("a" * 64), b"chunk")
+        assert owner.link.publish(TOPICS.up("dev-1", "state"), b"state")
+        assert peer.receive() == (TOPICS.up("dev-1", "state"), b"state")
+        assert owner.link.unsubscribe([TOPICS.chunks("a" * 64)]) is True
+        assert owner.link.subscribe({"late": 1}) is True
+
+        def late_alone() -> bool:
+            peer.publish(TOPICS.chunks("a" * 64), b"unwanted")
+            peer.publish("late", b"wanted")
+            return owner.receive() == ("late", b"wanted")
+
+        wait_until(late_alone, what="the new subscription without the old one")  # SUBSCRIBE is queued, not awaited
+
+
+def test_the_farewell_is_the_last_word(broker: EmbeddedBroker, owners: list[Owner]) -> None:
+    owner = start(owners, broker.url)
+    owner.expect("up")
+    owner.link.stop()
+    assert owner.link.publish("x", b"") is False
+    with Peer(broker.port, "cloud") as peer:
+        peer.subscribe(PRESENCE)
+        assert peer.receive() == (PRESENCE, OFFLINE)
+    assert owner.events.empty()
+
+
+@pytest.mark.broker
+def test_the_last_will_speaks_for_a_device_that_cannot(mosquitto: EmbeddedBroker, owners: list[Owner]) -> None:
+    owner = start(owners, mosquitto.url)
+    owner.expect("up")
+    with Peer(mosquitto.port, "cloud") as peer:
+        peer.subscribe(PRESENCE)
+        assert peer.receive() == (PRESENCE, ONLINE)
+        with Peer(mosquitto.port, "dev-1"):  # takes the session over: the broker cuts the first without a farewell
+            assert peer.receive() == (PRESENCE, OFFLINE)
+    owner.expect("down")
+
+
+def test_a_killed_broker_comes_back_and_everything_is_subscribed_before_up(
+    broker: EmbeddedBroker, owners: list[Owner]
+) -> None:
+    owner = Owner(broker.url)
+    owners.append(owner)
+    owner.link.subscribe({f"echo/{number}": 1 for number in range(150)})  # more than one SUBSCRIBE holds
+    owner.link.start()
+    owner.expect("up")
+    assert owner.receive() == ("echo/1", b"1")
+    for ups in (2, 3):
+        broker.kill()
+        owner.expect("down")
+        assert owner.link.publish("echo/1", b"lost") is False
+        assert owner.link.problem
+        broker.start()
+        owner.expect("up")
+        assert owner.receive() == ("echo/1", b"%d" % ups)
+
+
+@pytest.mark.broker
+def test_another_broker_in_the_place_of_the_first_is_spoken_to_in_its_version(
+    mosquitto: EmbeddedBroker, tmp_path: Path, owners: list[Owner]
+) -> None:
+    owner = start(owners, mosquitto.url, version_timeout_s=0.2, connect_timeout_s=0.5)
+    owner.expect("up")
+    mosquitto.stop()
+    owner.expect("down")
+    with EmbeddedBroker(tmp_path / "other", kind="amqtt", port=mosquitto.port):
+        owner.expect("up")
+        assert owner.link.mqtt_version == "3.1.1"
+        owner.link.stop()
+
+
+@pytest.mark.broker
+def test_what_was_dropped_while_away_is_dropped_from_the_kept_session(
+    mosquitto: EmbeddedBroker, owners: list[Owner]
+) -> None:
+    owner = start(owners, mosquitto.url)
+    owner.expect("up")
+    owner.link.subscribe({"keep": 1, "drop": 1})
+    mosquitto.stop()  # saves the sessions
+    owner.expect("down")
+    assert owner.link.unsubscribe(["drop"]) is False
+    mosquitto.start()
+    assert owner.expect("up") is True
+    with Peer(mosquitto.port, "cloud") as peer:
+        peer.publish("drop", b"no")
+        peer.publish("keep", b"yes")
+    assert owner.receive() == ("keep", b"yes")
+
+
+@pytest.mark.broker
+def test_a_refused_publish_and_a_refused_login_are_told(tmp_path: Path, owners: list[Owner]) -> None:
+    (tmp_path / "acl").write_text("topic readwrite fleetlift/v1/d/#\n")
+    with own_mosquitto(tmp_path, f"acl_file {tmp_path}/acl") as url:
+        owner = start(owners, url)
+        owner.expect("up")
+        assert owner.expect("denied") == ("echo/1", "Not authorized")
+        assert owner.link.publish("somebody/elses", b"x")
+        assert owner.expect("denied") == ("somebody/elses", "Not authorized")
+    with own_mosquitto(tmp_path, "allow_anonymous false") as url:
+        refused = start(owners, url)
+        wait_until(lambda: "refused by the broker" in str(refused.link.problem), what="the refusal")
+        assert not refused.link.is_up
+
+
+def test_a_full_queue_refuses_and_never_blocks(owners: list[Owner]) -> None:
+    with DeafBroker() as deaf:
+        owner = start(owners, deaf.url, max_queued=10)
+        owner.expect("up")
+        answers = [owner.link.publish("x", bytes(100_000)) for _ in range(50)]
+        # Two places are taken by what was published when the link came up.
+        assert answers == [True] * 8 + [False] * 42
+
+
+def test_a_broker_that_never_answers_is_left(owners: list[Owner]) -> None:
+    with DeafBroker(connack=b"") as deaf:
+        owner = start(owners, deaf.url, connect_timeout_s=0.2)
+        assert deaf.connected.acquire(timeout=TIMEOUT_S)
+        assert deaf.connected.acquire(timeout=TIMEOUT_S)
+        wait_until(lambda: "no answer" in str(owner.link.problem), what="the time-out")
+        assert deaf.protocols[:2] == [5, 4]  # it may have hung on the version
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        pytest.param(b"\x30\xff\xff\xff\x7f" + bytes(200_000), id="256 MiB announced"),
+        pytest.param(b"\x30\x04\x00\xffab", id="a topic longer than its packet"),
+        pytest.param(b"\x30\x02\x00\x00", id="no topic"),
+        pytest.param(b"\x30\x80\x80\x80\x80\x80\x01", id="an endless length"),
+        pytest.param(b"\x90\x03\x00\x01\x00", id="an acknowledgement of nothing"),
+        pytest.param(b"\xf0\x00", id="an unknown packet"),
+    ],
+)
+def test_garbage_costs_a_connection_at_most(packet: bytes, owners: list[Owner]) -> None:
+    with DeafBroker(then=packet) as deaf:
+        owner = start(owners, deaf.url)
+        owner.expect("up")
+        deaf.then = b""
+        if packet != b"\x90\x03\x00\x01\x00":
+            owner.expect("down")
+            owner.expect("up")
+        assert owner.link.publish("x", b"") is True
+
+
+def test_an_invalid_topic_name_reaches_nobody(owners: list[Owner]) -> None:
+    bad = b"\x30\x07\x00\x02\xff\xfe\x00ab"
+    good = b"\x30\x07\x00\x02ok\x00ab"
+    with DeafBroker(then=bad + good) as deaf:
+        owner = start(owners, deaf.url)
+        owner.expect("up")
+        assert owner.receive() == ("ok", b"ab")
+
+
+@pytest.mark.parametrize("url", ["", "http://host", "mqtt://", "mqtt://host:port", "mqtt://user:secret@host", "host:1"])
+def test_a_url_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(LinkError, match="broker url"):
+        LinkSettings(url=url, device_id="dev-1")
+
+
+def test_urls() -> None:
+    assert LinkSettings(url="mqtt://host", device_id="d").address() == ("mqtt", "host", 1883)
+    assert LinkSettings(url="mqtts://[::1]:1/", device_id="d").address() == ("mqtts", "::1", 1)
+
+
+def test_a_password_file_that_cannot_be_read_is_a_problem_not_an_end(tmp_path: Path, owners: list[Owner]) -> None:
+    owner = start(owners, f"mqtt://127.0.0.1:{free_port()}", username="u", password_file=tmp_path / "missing")
+    wait_until(lambda: "password cannot be read" in str(owner.link.problem), what="the problem")
+
+
+class DeafBroker:
+    """Answers CONNECT and SUBSCRIBE as MQTT 5 does, sends `then`, and acknowledges nothing more."""
+
+    def __init__(self, connack: bytes = b"\x20\x03\x00\x00\x00", then: bytes = b"") -> None:
+        self._connack = connack
+        self.then = then
+        self.protocols: list[int] = []
+        self.connected = threading.Semaphore(0)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"mqtt://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._open: list[socket.socket] = []
+        self._thread = threading.Thread(target=self._serve)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._listener.close()
+        for connection in self._open:
+            connection.close()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self._open.append(connection)
+            connection.settimeout(TIMEOUT_S)
+            self.protocols.append(connection.recv(4096)[8])
+            if self._connack:
+                connection.sendall(self._connack + self.then)
+            self.connected.release()
+
+
+@contextmanager
+def own_mosquitto(directory: Path, *settings: str) -> Iterator[str]:
+    """A Mosquitto with the project's configuration, but for some settings."""
+    executable, port = find_mosquitto(), free_port()
+    assert executable is not None
+    names = {setting.split()[0] for setting in settings}
+    lines = derive_mosquitto_config(mosquitto_settings(), port=port, data_dir=directory).splitlines()
+    config = directory / "mosquitto.conf"
+    config.write_text("\n".join([*(line for line in lines if line.split()[0] not in names), *settings, ""]))
+
+    def listens() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    with (directory / "log").open("wb") as log:
+        process = subprocess.Popen([executable, "-c", str(config)], stderr=log)
+    try:
+        wait_until(listens, what="the broker")
+        yield f"mqtt://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
