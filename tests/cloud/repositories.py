@@ -1,7 +1,6 @@
 """What tests of trust stand on: a keyring, a repository, a clock that is data, and python-tuf's own client as judge."""
 
 import hashlib
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -119,8 +118,11 @@ class Judge:
 
     repository: MetadataRepository
     first_root: bytes
-    directory: Path = field(default_factory=lambda: Path(tempfile.mkdtemp()))
+    directory: Path
     asked: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.directory.mkdir()
 
     def target(self, path: str, bundle: Bundle | None = None) -> TargetFile | None:
         """Refresh, and return what the signed metadata says of a target; raises what python-tuf raises."""

@@ -170,7 +170,6 @@ def test_a_product_may_be_called_as_a_key(house: House, operator: Path, tmp_path
         house.add_product(product)
         house.publish("1.0.0", 1, product=product)
     assert (operator / "root-1.pem").read_bytes() == root_key
-    (tmp_path / "device").mkdir()
     judge = Judge(house.repository, house.keyring.root(), tmp_path / "device")
     assert judge.firmware("root-1/app/1.0.0") is not None
 
@@ -188,7 +187,6 @@ def test_a_floor_only_rises_and_never_above_all_firmware(house: House, tmp_path:
         house.keyring.raise_floor("thermostat", house.role(), "app", 1)
     house.publish("1.2.0", 3)
     assert house.repository.floors("thermostat") == {"app": 2}
-    (tmp_path / "device").mkdir()
     assert Judge(house.repository, house.keyring.root(), tmp_path / "device").firmware("thermostat/app/1.2.0")
 
 
