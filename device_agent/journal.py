@@ -55,9 +55,10 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Disabling:
-    """Updates are disabled, until a time or until they are enabled."""
+    """Updates are disabled, until a time or until they are enabled; `duration_ms` is how long it was to last."""
 
     until_ms: int | None = None
+    duration_ms: int = 0
     why: str = ""
 
 

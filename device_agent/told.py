@@ -1,0 +1,148 @@
+"""What the cloud told this device: its Desired and its channels' notices, each verified, in order, and kept.
+
+1. Signatures are checked over the received bytes before anything inside them is decoded (`protocol.signing`).
+2. Sequence numbers only grow, over restarts too: what was accepted is in the journal before it counts. A lower number
+   is refused as stale; the same number with another content as altered; the same with the same is a repetition.
+3. A message that speaks of another device, product, group or component than its topic is refused as foreign.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, Protocol, TypeVar
+
+from protocol.codec import decode, encode
+from protocol.down import Desired, Notice, NoticeRelease
+from protocol.errors import ProtocolError
+from protocol.identity import EVERYONE
+from protocol.selection import Assignment
+from protocol.signing import DESIRED_TYPE, NOTICE_TYPE, Signature, unseal
+from protocol.topics import NoticeTopic
+
+DESIRED: Final = "desired"
+Verify = Callable[[bytes, tuple[Signature, ...]], None]
+T = TypeVar("T", Desired, Notice)
+_LOG = logging.getLogger(__name__)
+
+
+class RefusedError(ProtocolError):
+    """A message that was well made and signed, and is not to be followed; `code` says why."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Seen(Protocol):
+    """A message as it was kept."""
+
+    @property
+    def payload(self) -> bytes:
+        """Its bytes."""
+
+
+class Keeper(Protocol):
+    """Where accepted messages are kept, durably."""
+
+    def all_seen(self) -> Mapping[str, Seen]:
+        """Return the newest of each channel."""
+
+    def keep_seen(self, channel: str, seq: int, payload: bytes) -> None:
+        """Keep a channel's newest."""
+
+
+class Told:
+    """The newest Desired and notices; what was accepted before is there from the start."""
+
+    def __init__(self, device_id: str, product: str, components: Iterable[str], *, keeper: Keeper) -> None:
+        self._device_id = device_id
+        self._product = product
+        self._components = frozenset(components)
+        self._keeper = keeper
+        self.desired: Desired | None = None
+        self._notices: dict[tuple[str, str], Notice] = {}
+        for channel, seen in keeper.all_seen().items():
+            self._recall(channel, seen.payload)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups that the device is in as far as it knows, in rank order."""
+        return self.desired.groups if self.desired else (EVERYONE,)
+
+    @property
+    def assignment(self) -> Assignment | None:
+        """What the operator decided for this device; None if the cloud never said."""
+        if self.desired is None:
+            return None
+        desired = self.desired
+        return Assignment(groups=desired.groups, pins=desired.pins, otas=desired.otas, ota_enabled=desired.ota_enabled)
+
+    @property
+    def channels(self) -> Mapping[tuple[str, str], tuple[NoticeRelease, ...]]:
+        """The releases of each channel of the device's groups, newest label first."""
+        return {channel: notice.releases for channel, notice in self._notices.items() if channel[0] in self.groups}
+
+    def missing(self) -> tuple[str, ...]:
+        """Return the channels whose current notice has not arrived, as `<group>/<component>`."""
+        wanted = self.desired.notices if self.desired else {}
+        lacking = []
+        for name, seq in wanted.items():
+            group, _, component = name.partition("/")
+            notice = self._notices.get((group, component))
+            if component in self._components and group in self.groups and (notice is None or notice.seq < seq):
+                lacking.append(name)
+        return tuple(lacking)
+
+    def accept_desired(self, payload: bytes, verify: Verify) -> Desired:
+        """Follow a Desired; raises ProtocolError, or what `verify` raises."""
+        desired = unseal(payload, DESIRED_TYPE, Desired, verify)
+        if desired.device_id != self._device_id or desired.product != self._product:
+            raise RefusedError("foreign_desired", f"a Desired of {desired.device_id} ({desired.product})")
+        before = self.desired
+        if before is not None:
+            _check_order("desired", before, desired, same=_decision(before) == _decision(desired))
+        if desired != before:
+            self._keeper.keep_seen(DESIRED, desired.seq, encode(desired))
+        self.desired = desired
+        return desired
+
+    def accept_notice(self, topic: NoticeTopic, payload: bytes, verify: Verify) -> bool:
+        """Follow a notice, and tell whether it is news; raises ProtocolError, or what `verify` raises."""
+        if topic.product != self._product or topic.group not in self.groups or topic.component not in self._components:
+            return False  # some brokers send what nobody asked for
+        notice = unseal(payload, NOTICE_TYPE, Notice, verify)
+        if (notice.product, notice.group, notice.component) != (topic.product, topic.group, topic.component):
+            raise RefusedError("foreign_notice", f"a notice of {notice.product}/{notice.group}/{notice.component}")
+        before = self._notices.get((notice.group, notice.component))
+        if before is not None:
+            _check_order("notice", before, notice, same=before == notice)
+            if before == notice:
+                return False
+        self._keeper.keep_seen(f"{notice.group}/{notice.component}", notice.seq, encode(notice))
+        self._notices[notice.group, notice.component] = notice
+        return True
+
+    def _recall(self, channel: str, payload: bytes) -> None:
+        try:
+            if channel == DESIRED:
+                desired = decode(payload, Desired)
+                self.desired = desired if desired.device_id == self._device_id else None
+            else:
+                notice = decode(payload, Notice)
+                self._notices[notice.group, notice.component] = notice
+        except ProtocolError as error:
+            _LOG.warning("what was kept of %s is not understood, and is asked for again: %s", channel, error)
+
+
+def _check_order(what: str, before: T, after: T, *, same: bool) -> None:
+    if after.seq < before.seq:
+        raise RefusedError(f"stale_{what}", f"number {after.seq} after {before.seq}")
+    if after.seq == before.seq and not same:
+        raise RefusedError(f"altered_{what}", f"another content under the number {after.seq}")
+
+
+def _decision(desired: Desired) -> Desired:
+    """Return what stays the same when the same decision is said again (docs/protocol.md, section 4)."""
+    return dataclasses.replace(desired, session=0, issued_at_ms=0, notices={}, metadata_version=0)
