@@ -1,0 +1,1 @@
+"""The server's HTTP API: what the command line and every other operator's tool speak to."""

@@ -1,0 +1,41 @@
+"""The HTTP application: routes, authentication, limits and error answers put together."""
+
+import importlib.metadata
+from typing import Final
+
+from fastapi import Depends, FastAPI
+from fastapi.routing import APIRoute
+
+from cloud.api import blobs, devices, firmware, groups, otas, products, releases, system
+from cloud.api.backend import Backend, authenticate
+from cloud.api.middleware import BodyLimit, NoteChanges
+from cloud.api.problems import ANSWERS, answer_errors
+
+PREFIX: Final = "/api/v1"
+ROUTERS: Final = (system, products, firmware, blobs, groups, releases, devices, otas)
+
+
+def create_app(backend: Backend) -> FastAPI:
+    """Return the application over the server's parts."""
+    app = FastAPI(
+        title="Fleetlift",
+        version=importlib.metadata.version("fleetlift"),
+        description="Over-the-air firmware updates for device fleets.",
+        openapi_url=f"{PREFIX}/openapi.json",
+        docs_url=None,  # the pages that come with the framework load scripts from elsewhere
+        redoc_url=None,
+        generate_unique_id_function=_operation_id,
+    )
+    app.state.backend = backend
+    for module in ROUTERS:
+        app.include_router(module.router, prefix=PREFIX, dependencies=[Depends(authenticate)], responses=dict(ANSWERS))
+    app.include_router(system.probes)
+    answer_errors(app)
+    limit = backend.settings.server.max_request_bytes
+    app.add_middleware(BodyLimit, max_bytes=limit, streamed=f"{PREFIX}/blobs/")
+    app.add_middleware(NoteChanges, changes=backend.changes)
+    return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name

@@ -1,0 +1,76 @@
+"""What every route stands on: the server's parts, and who is asking."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Annotated, Final
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from cloud.api.problems import ApiError
+from cloud.artifacts import Artifacts
+from cloud.changes import Changes
+from cloud.config import Settings
+from cloud.publishing import Publisher
+from cloud.store.store import Store
+from cloud.trust import MetadataRepository
+
+MAX_WAIT_S: Final = 30
+"""The longest that a long poll waits."""
+_bearer = HTTPBearer(auto_error=False, description="The token that `fleetlift init` wrote to the operator's home.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backend:
+    """The server's parts.
+
+    `broker_url` is what devices are told, `base_url` what links in answers begin with; `why_not_ready` says in a word
+    what keeps devices from being served, and nothing when all is well; `counters` gives what the loops have counted.
+    """
+
+    store: Store
+    repository: MetadataRepository
+    artifacts: Artifacts
+    publisher: Publisher
+    settings: Settings
+    base_url: str
+    broker_url: str
+    changes: Changes = field(default_factory=Changes)
+    why_not_ready: Callable[[], str] = str
+    counters: Callable[[], Mapping[str, Mapping[str, int]]] = dict
+
+    def link(self, *path: str | int) -> str:
+        """Return the address of a page of the API."""
+        return "/".join([f"{self.base_url}/api/v1", *map(str, path)])
+
+
+def hash_token(token: str) -> str:
+    """Return what the store keeps of a token: its SHA-256 (tokens are random, so nothing slower is needed)."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def backend_of(request: Request) -> Backend:
+    """Return the server's parts."""
+    backend: Backend = request.app.state.backend
+    return backend
+
+
+def authenticate(
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> str:
+    """Return the name of the bearer token's owner, for the audit."""
+    if credentials is None:
+        raise ApiError(
+            HTTPStatus.UNAUTHORIZED, "no_token", "This needs a bearer token, and none came. Nothing was changed."
+        )
+    token = backend_of(request).store.tokens.find(hash_token(credentials.credentials))
+    if token is None:
+        message = "The token is not known here, or was revoked. Nothing was changed; is it another server's?"
+        raise ApiError(HTTPStatus.UNAUTHORIZED, "bad_token", message)
+    return token.name
+
+
+Server = Annotated[Backend, Depends(backend_of)]
+Actor = Annotated[str, Depends(authenticate)]

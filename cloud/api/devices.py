@@ -1,0 +1,107 @@
+"""Devices: enrolment, how they stand, what they did, and why they do what they do."""
+
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from cloud.api.backend import Actor, Server
+from cloud.api.documents import DevicePage, Lock, NewDevice
+from cloud.api.naming import find_device, find_firmware, find_group, find_product
+from cloud.fleet import AttemptFilter, AttemptView, DeviceFilter, DeviceView, PinView
+from protocol.phases import Outcome
+from protocol.selection import Decision
+
+router = APIRouter(tags=["devices"])
+
+
+@router.get("/devices")
+def list_devices(  # noqa: PLR0917 - one parameter a query field
+    server: Server,
+    product: str | None = None,
+    group: str | None = None,
+    online: bool | None = None,
+    component: str | None = None,
+    version: str | None = None,
+    pending: bool | None = None,
+    after: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> DevicePage:
+    """Return a page of devices by id."""
+    which = DeviceFilter(
+        product=product,
+        group=group,
+        online=online,
+        component=component,
+        version=version,
+        pending=pending,
+        after=after,
+        limit=limit,
+    )
+    found = server.store.devices.devices(which)
+    more = found[-1].device_id if len(found) == limit else None
+    return DevicePage(total=server.store.devices.count(which), devices=found, next=more)
+
+
+@router.post("/devices", status_code=HTTPStatus.CREATED)
+def enrol_device(server: Server, actor: Actor, body: NewDevice) -> DeviceView:
+    """Make a device known before its first hello."""
+    find_product(server.store, body.product)
+    for group in body.groups:
+        find_group(server.store, body.product, group)
+    return server.store.devices.register(
+        body.device_id, product=body.product, hardware_model=body.hardware_model, groups=body.groups, by=actor
+    )
+
+
+@router.get("/devices/{device_id}")
+def show_device(server: Server, device_id: str) -> DeviceView:
+    """Return one device."""
+    return find_device(server.store, device_id)
+
+
+@router.get("/devices/{device_id}/history")
+def show_history(
+    server: Server, device_id: str, limit: Annotated[int, Query(ge=1, le=1000)] = 50
+) -> tuple[AttemptView, ...]:
+    """Return what a device did, newest first, with every step."""
+    find_device(server.store, device_id)
+    return server.store.journal.history(device_id, limit=limit)
+
+
+@router.get("/devices/{device_id}/decisions")
+def show_decisions(server: Server, device_id: str) -> tuple[Decision, ...]:
+    """Return, per component, what a device should do and every step that led there."""
+    find_device(server.store, device_id)
+    return server.store.devices.decide(device_id)
+
+
+@router.put("/devices/{device_id}/lock/{component}")
+def lock_device(server: Server, actor: Actor, device_id: str, component: str, body: Lock) -> PinView:
+    """Lock a device to a version of a component."""
+    find_firmware(server.store, find_device(server.store, device_id).product, component, body.version)
+    return server.store.devices.pin(device_id, component, body.version, by=actor)
+
+
+@router.delete("/devices/{device_id}/lock/{component}", status_code=HTTPStatus.NO_CONTENT)
+def unlock_device(server: Server, actor: Actor, device_id: str, component: str) -> None:
+    """Let a device follow its releases again."""
+    find_device(server.store, device_id)
+    server.store.devices.unpin(device_id, component, by=actor)
+
+
+@router.get("/attempts", tags=["attempts"])
+def list_attempts(  # noqa: PLR0917 - one parameter a query field
+    server: Server,
+    device: str | None = None,
+    product: str | None = None,
+    source: str | None = None,
+    open_only: bool = False,
+    outcome: Outcome | None = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> tuple[AttemptView, ...]:
+    """Return attempts, newest first; `source` is a release's or an OTA's id."""
+    which = AttemptFilter(
+        device_id=device, product=product, source_id=source, open_only=open_only, outcome=outcome, limit=limit
+    )
+    return server.store.journal.attempts(which)

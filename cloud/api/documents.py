@@ -1,0 +1,226 @@
+"""What operators send, and the answers that are more than one view of the store."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cloud.fleet import DeviceView, OtaView
+from cloud.progress import DeviceProgress
+from cloud.values import GroupView, ReleaseMetrics, ReleaseView
+from protocol.identity import MAX_INTEGER
+from protocol.values import Urgency
+
+MAX_IDS = 10_000
+Text = Annotated[str, Field(max_length=500)]
+Ids = Annotated[list[str], Field(max_length=MAX_IDS)]
+
+
+class Document(BaseModel):
+    """A request's body: unknown fields are refused, and nothing is converted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NewProduct(Document):
+    """A product with the metadata that delegates to it: the signed files' exact texts."""
+
+    product: str
+    hardware_models: Annotated[list[str], Field(min_length=1, max_length=64)]
+    targets: str
+    role: str
+
+
+class ProductChange(Document):
+    """Updates of the whole product, on or off."""
+
+    ota_enabled: Annotated[bool, Field(strict=True)]
+
+
+class NewGroup(Document):
+    """A group; `rank` 1 decides first, left out: after the others."""
+
+    product: str
+    group: str
+    rank: Annotated[int, Field(strict=True, ge=1, le=MAX_INTEGER)] | None = None
+
+
+class GroupChange(Document):
+    """Another rank."""
+
+    rank: Annotated[int, Field(strict=True, ge=1, le=MAX_INTEGER)]
+
+
+class MembersChange(Document):
+    """Devices to put into a group and to take out of it."""
+
+    add: Ids = []
+    remove: Ids = []
+
+
+class MembersChanged(BaseModel):
+    """How many devices are new in a group, and how many left it."""
+
+    added: int
+    removed: int
+
+
+class GroupPage(BaseModel):
+    """A group and its devices."""
+
+    group: GroupView
+    members: tuple[str, ...]
+
+
+class FirmwareFacts(Document):
+    """A firmware that is not published yet, for a forecast."""
+
+    build: Annotated[int, Field(strict=True, ge=0, le=MAX_INTEGER)] = 0
+    seq: Annotated[int, Field(strict=True, ge=1, le=MAX_INTEGER)] = 1
+    digest: str
+    size_bytes: Annotated[int, Field(strict=True, ge=1, le=MAX_INTEGER)]
+    hardware_models: Annotated[list[str], Field(min_length=1, max_length=64)]
+    requires: dict[str, Any] = {}
+
+
+class NewRelease(Document):
+    """A release. Give the `release_id` of a forecast, and the forecast holds for it."""
+
+    product: str
+    group: str
+    component: str
+    version: str
+    percentage: Annotated[int, Field(strict=True)] = 100
+    mandatory: Annotated[bool, Field(strict=True)] = False
+    forced: Annotated[bool, Field(strict=True)] = False
+    urgency: Urgency = Urgency.GRADUAL
+    target_range: Text = "*"
+    description: Text = ""
+    release_id: str | None = None
+
+
+class ForecastRequest(NewRelease):
+    """A release that may be made; `firmware` describes one that is not published yet."""
+
+    firmware: FirmwareFacts | None = None
+
+
+class HeldDevice(BaseModel):
+    """A device that would not take a release, and why."""
+
+    device_id: str
+    reason: str
+    detail: str
+
+
+class ForecastAnswer(BaseModel):
+    """Who would take a release. `sentence` says it to people."""
+
+    release_id: str
+    reach: int
+    takes: tuple[str, ...]
+    holds: tuple[HeldDevice, ...]
+    sentence: str
+
+
+class ReleaseChange(Document):
+    """What to change of a release for the devices that it has not reached; what is left out stays."""
+
+    percentage: Annotated[int, Field(strict=True)] | None = None
+    mandatory: Annotated[bool, Field(strict=True)] | None = None
+    forced: Annotated[bool, Field(strict=True)] | None = None
+    urgency: Urgency | None = None
+    description: Text | None = None
+    enabled: Annotated[bool, Field(strict=True)] | None = None
+
+
+class Rollback(Document):
+    """A roll-back to this label."""
+
+    description: Text = ""
+
+
+class Promotion(Document):
+    """Where to release what succeeded here."""
+
+    group: str
+    percentage: Annotated[int, Field(strict=True)] = 100
+    mandatory: Annotated[bool, Field(strict=True)] | None = None
+    description: Text | None = None
+
+
+class ReleasePage(BaseModel):
+    """A release, what became of it, and the address of this page."""
+
+    release: ReleaseView
+    metrics: ReleaseMetrics
+    link: str
+
+
+class ReleaseProgress(BaseModel):
+    """How far a release is, device by device; `revision` goes up with every change on the server."""
+
+    revision: int
+    release: ReleaseView
+    metrics: ReleaseMetrics
+    devices: tuple[DeviceProgress, ...]
+
+
+class NewDevice(Document):
+    """A device, made known before its first hello."""
+
+    device_id: str
+    product: str
+    hardware_model: str
+    groups: Ids = []
+
+
+class DevicePage(BaseModel):
+    """Devices by id; `next` is the `after` of the page that follows, if there is one."""
+
+    total: int
+    devices: tuple[DeviceView, ...]
+    next: str | None
+
+
+class Lock(Document):
+    """The version that a device is locked to."""
+
+    version: str
+
+
+class NewOta(Document):
+    """A firmware for one device."""
+
+    component: str
+    version: str
+    urgency: Urgency = Urgency.IMMEDIATE
+    forced: Annotated[bool, Field(strict=True)] = False
+
+
+class OtaPage(BaseModel):
+    """A single-device OTA, how its device stands with it, and the address of this page."""
+
+    revision: int
+    ota: OtaView
+    device: DeviceProgress
+    link: str
+
+
+class BlobPage(BaseModel):
+    """A blob that can be served."""
+
+    digest: str
+    size_bytes: int
+    lists: tuple[str, ...]
+
+
+class SystemPage(BaseModel):
+    """The server, and what a device must be told to reach it."""
+
+    version: str
+    broker_url: str
+    topic_root: str
+    joining: str
+    max_image_bytes: int
+    token: str
+    """The name of the token that asks."""

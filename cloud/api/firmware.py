@@ -1,0 +1,23 @@
+"""Firmware: immutable, signed, and released once its blobs can be served."""
+
+from fastapi import APIRouter
+
+from cloud.api.backend import Server
+from cloud.api.naming import find_firmware, find_product
+from cloud.values import FirmwareView
+
+router = APIRouter(tags=["firmware"])
+
+
+@router.get("/firmware")
+def list_firmware(server: Server, product: str | None = None, component: str | None = None) -> tuple[FirmwareView, ...]:
+    """Return firmware, newest first within its product and component."""
+    if product is not None:
+        find_product(server.store, product)
+    return server.store.catalog.firmwares(product, component)
+
+
+@router.get("/firmware/{product}/{component}/{version}")
+def show_firmware(server: Server, product: str, component: str, version: str) -> FirmwareView:
+    """Return one firmware."""
+    return find_firmware(server.store, product, component, version)

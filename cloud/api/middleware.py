@@ -1,0 +1,67 @@
+"""What stands around every route: a limit on what is sent, and a wake-up after what was changed."""
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from http import HTTPStatus
+from typing import Any
+
+from starlette.exceptions import HTTPException
+
+from cloud.api.problems import problem
+from cloud.changes import Changes
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+_TOO_LARGE = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+_CLOSE = {"Connection": "close"}
+
+
+class BodyLimit:
+    """Refuses bodies over `max_bytes` with 413, counted as they are read, whatever the headers say.
+
+    Paths that begin with `streamed` limit themselves.
+    """
+
+    def __init__(self, app: App, *, max_bytes: int, streamed: str) -> None:
+        self._app, self._max_bytes, self._streamed = app, max_bytes, streamed
+        self._why = f"The request is larger than the {max_bytes} bytes that are read. Nothing was changed."
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http" or scope["path"].startswith(self._streamed):
+            await self._app(scope, receive, send)
+            return
+        declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        if not declared.isdigit() or int(declared) > self._max_bytes:
+            await problem(_TOO_LARGE, "too_large", self._why, _CLOSE)(scope, receive, send)
+            return
+        read = 0
+
+        async def receive_limited() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > self._max_bytes:
+                raise HTTPException(_TOO_LARGE, self._why, _CLOSE)
+            return message
+
+        await self._app(scope, receive_limited, send)
+
+
+class NoteChanges:
+    """Wakes the outbox and the long polls after every change that an operator made."""
+
+    def __init__(self, app: App, *, changes: Changes) -> None:
+        self._app, self._changes = app, changes
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        changing = scope["type"] == "http" and scope["method"] not in ("GET", "HEAD")
+
+        async def send_noting(message: Message) -> None:
+            if changing and message["type"] == "http.response.start" and message["status"] < HTTPStatus.BAD_REQUEST:
+                self._changes.bump()
+            await send(message)
+
+        await self._app(scope, receive, send_noting)

@@ -1,0 +1,57 @@
+"""Things looked up by the name that an operator typed; one that does not exist is answered with what it may mean."""
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from cloud.fleet import DeviceFilter, DeviceView
+from cloud.store.errors import NotFoundError
+from cloud.store.store import Store
+from cloud.values import FirmwareView, GroupView, ProductView
+
+
+def find_product(store: Store, product: str) -> ProductView:
+    """Return a product; raises NotFoundError."""
+    with _named(product, lambda: (item.product for item in store.catalog.products())):
+        return store.catalog.product(product)
+
+
+def find_group(store: Store, product: str, group: str) -> GroupView:
+    """Return a group; raises NotFoundError."""
+    find_product(store, product)
+    with _named(group, lambda: (item.group for item in store.catalog.groups(product))):
+        return store.catalog.group(product, group)
+
+
+def find_firmware(store: Store, product: str, component: str, version: str) -> FirmwareView:
+    """Return a firmware; raises NotFoundError."""
+    find_product(store, product)
+    with _named(version, lambda: (item.version for item in store.catalog.firmwares(product, component))):
+        return store.catalog.firmware(product, component, version)
+
+
+def find_device(store: Store, device_id: str) -> DeviceView:
+    """Return a device; raises NotFoundError."""
+    with _named(device_id, lambda: (item.device_id for item in all_devices(store, DeviceFilter()))):
+        return store.devices.device(device_id)
+
+
+def all_devices(store: Store, which: DeviceFilter) -> Iterator[DeviceView]:
+    """Yield the devices of all pages."""
+    while page := store.devices.devices(which):
+        yield from page
+        if len(page) < which.limit:
+            return
+        which = replace(which, after=page[-1].device_id)
+
+
+@contextmanager
+def _named(name: str, names: Callable[[], Iterable[str]]) -> Iterator[None]:
+    try:
+        yield
+    except NotFoundError as error:
+        close = difflib.get_close_matches(name, set(names()), n=1, cutoff=0.6)
+        if not close or "did you mean" in str(error):
+            raise
+        raise NotFoundError(f"{str(error).rstrip('.')}. Did you mean {close[0]!r}?") from None

@@ -1,0 +1,62 @@
+"""Products, and the signed metadata that vouches for their firmware."""
+
+import asyncio
+from http import HTTPStatus
+
+from fastapi import APIRouter, Request, Response
+
+from cloud.api.backend import Actor, Server
+from cloud.api.documents import NewProduct, ProductChange
+from cloud.api.naming import find_product
+from cloud.api.problems import ApiError
+from cloud.values import FirmwareView, ProductView
+
+router = APIRouter(tags=["products"])
+
+
+@router.get("/products")
+def list_products(server: Server) -> tuple[ProductView, ...]:
+    """Return all products by id."""
+    return server.store.catalog.products()
+
+
+@router.post("/products", status_code=HTTPStatus.CREATED)
+def create_product(server: Server, actor: Actor, body: NewProduct) -> ProductView:
+    """Make a product, with the signed metadata that delegates to it."""
+    return server.publisher.create_product(
+        body.product, body.hardware_models, body.targets.encode(), body.role.encode(), by=actor
+    )
+
+
+@router.get("/products/{product}")
+def show_product(server: Server, product: str) -> ProductView:
+    """Return one product."""
+    return find_product(server.store, product)
+
+
+@router.patch("/products/{product}")
+def change_product(server: Server, actor: Actor, product: str, body: ProductChange) -> ProductView:
+    """Switch updates of a whole product on or off."""
+    find_product(server.store, product)
+    return server.store.catalog.set_ota_enabled(product, body.ota_enabled, by=actor)
+
+
+@router.post(
+    "/products/{product}/role",
+    status_code=HTTPStatus.CREATED,
+    openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}},
+)
+async def publish_role(server: Server, actor: Actor, product: str, request: Request) -> tuple[FirmwareView, ...]:
+    """Take a product's newly signed role, the exact bytes that were signed; return the firmware that is new in it."""
+    role = await request.body()
+    await asyncio.to_thread(find_product, server.store, product)
+    return await asyncio.to_thread(server.publisher.publish_role, product, role, by=actor)
+
+
+@router.get("/metadata/{name}", response_class=Response)
+def show_metadata(server: Server, name: str) -> Response:
+    """Return a file of the TUF metadata, byte for byte."""
+    content = server.repository.metadata(name)
+    if content is None:
+        raise ApiError(HTTPStatus.NOT_FOUND, "not_found", f"There is no metadata file {name!r:.80}.")
+    return Response(content, media_type="application/json")

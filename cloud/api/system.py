@@ -1,0 +1,79 @@
+"""The server itself: what it is, whether it is well, its metrics, its audit."""
+
+import importlib.metadata
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+from fastapi.responses import PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
+from pydantic import BaseModel
+
+from cloud.api.backend import Actor, Server
+from cloud.api.documents import SystemPage
+from cloud.values import AuditView
+
+router = APIRouter(tags=["system"])
+probes = APIRouter(tags=["probes"])
+
+
+class Health(BaseModel):
+    """Whether the server is well."""
+
+    status: str
+
+
+@router.get("/system")
+def show_system(server: Server, actor: Actor) -> SystemPage:
+    """Tell what the server is, and what a device must be told to reach it."""
+    settings = server.settings
+    return SystemPage(
+        version=importlib.metadata.version("fleetlift"),
+        broker_url=server.broker_url,
+        topic_root=settings.broker.topic_root,
+        joining=settings.devices.joining,
+        max_image_bytes=settings.server.max_image_bytes,
+        token=actor,
+    )
+
+
+@router.get("/audit")
+def list_audit(
+    server: Server,
+    after: Annotated[int, Query(ge=0)] = 0,
+    subject: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> tuple[AuditView, ...]:
+    """Return decisions by number: who did what to which subject."""
+    return server.store.audit.rows(after=after, subject=subject, limit=limit)
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
+def show_metrics(server: Server) -> Response:
+    """Return metrics in the text format of Prometheus, none of them per device."""
+    registry = CollectorRegistry()
+    devices = Gauge("fleetlift_devices", "Devices that are registered.", ["product"], registry=registry)
+    online = Gauge("fleetlift_devices_online", "Devices that are connected.", ["product"], registry=registry)
+    for product, (connected, known) in server.store.metrics.online().items():
+        devices.labels(product).set(known)
+        online.labels(product).set(connected)
+    for name, values in server.counters().items():
+        gauge = Gauge(f"fleetlift_{name}", f"{name.replace('_', ' ').capitalize()}.", ["kind"], registry=registry)
+        for kind, value in values.items():
+            gauge.labels(kind).set(value)
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+@probes.get("/livez")
+def live() -> Health:
+    """Tell that the process answers."""
+    return Health(status="alive")
+
+
+@probes.get("/readyz", responses={HTTPStatus.SERVICE_UNAVAILABLE.value: {"model": Health}})
+def ready(server: Server, response: Response) -> Health:
+    """Tell whether devices are served: the broker is reached and the database answers."""
+    why_not = server.why_not_ready()
+    if why_not:
+        response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
+    return Health(status=why_not or "ready")
