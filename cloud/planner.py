@@ -157,7 +157,7 @@ def plan(view: FleetView, now_ms: int) -> Plan:
     actions: list[Move] = []
     holds: list[Hold] = []
     for device in view.devices:
-        for component in _components(view.channels, device):
+        for component in components_of(view.channels, device):
             decision = select(device.facts, device.assignment, view.channels, component)
             held = _why_not_now(device, decision, now_ms)
             if held is None and decision.wanted is not None:
@@ -166,6 +166,28 @@ def plan(view: FleetView, now_ms: int) -> Plan:
             elif held is not None:
                 holds.append(Hold(device.device_id, component, *held))
     return Plan(tuple(actions), tuple(holds))
+
+
+def rollback_range(earlier: NoticeRelease, later: Sequence[NoticeRelease]) -> str:
+    """Return the target range by which a rollback reaches whom `earlier` reached, wherever they went from there.
+
+    That is `earlier`'s own range, and the version of each later release of the channel (labels ascending) that moved
+    such devices on: one of the same range, or of a range that one of the versions so far is in. A parallel line of
+    other versions is left alone.
+    """
+    component = earlier.firmware.component
+    if _is_every_version(earlier.target_range):
+        return "*"
+    text, ranges, versions = earlier.target_range, {earlier.target_range}, [_signed(earlier.firmware)]
+    for release in later:
+        target = VersionRange.parse(release.target_range)
+        moved_on = release.target_range in ranges or any(target.matches(component, {component: it}) for it in versions)
+        if moved_on:
+            ranges.add(release.target_range)
+            versions.append(_signed(release.firmware))
+            if not VersionRange.parse(text).matches(component, {component: versions[-1]}):
+                text += f" || ={release.firmware.version}"
+    return text
 
 
 def superseded_otas(device: DeviceSituation, channels: Channels) -> tuple[str, ...]:
@@ -207,8 +229,11 @@ def _in_own_range(release: NoticeRelease) -> bool:
     own = (None, firmware.component)
     if any(comparator.component not in own for alternative in target.alternatives for comparator in alternative):
         return False
-    installed = Installed(version=firmware.version, build=firmware.build)
-    return target.matches(firmware.component, {firmware.component: installed})
+    return target.matches(firmware.component, {firmware.component: _signed(firmware)})
+
+
+def _signed(firmware: FirmwareRef) -> Installed:
+    return Installed(version=firmware.version, build=firmware.build)
 
 
 # Why a device does not take a candidate
@@ -299,7 +324,8 @@ _WAITS: Final = {
 }
 
 
-def _components(channels: Channels, device: DeviceSituation) -> list[str]:
+def components_of(channels: Channels, device: DeviceSituation) -> list[str]:
+    """Return the components that anything was decided for, or that the device has."""
     groups = set(device.assignment.groups)
     names = {component for group, component in channels if group in groups} | set(device.facts.components)
     names |= {firmware.component for firmware in device.assignment.pins}

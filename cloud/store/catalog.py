@@ -35,7 +35,7 @@ from cloud.values import FirmwareView, GroupView, ProductView
 from protocol.codec import to_plain
 from protocol.identity import EVERYONE, check_digest, check_id
 from protocol.manifest import MAX_HARDWARE_MODELS, Manifest
-from protocol.values import MAX_GROUPS, check_number
+from protocol.values import MAX_COMPONENTS, MAX_GROUPS, check_number
 
 
 class Catalog:
@@ -245,6 +245,7 @@ class Catalog:
                     f"firmware {manifest.target_path} exists already, and firmware never changes: nothing was changed; "
                     "give the new image a new version"
                 )
+            _check_components(change.session, manifest)
             row = _new_firmware(change, manifest, digest, size_bytes, signer_keyids, published=published)
             after = {"digest": digest, "seq": manifest.seq, "signers": list(signer_keyids), "published": published}
             audit(change, by, "firmware.added", f"firmware/{manifest.target_path}", after=after)
@@ -303,6 +304,13 @@ def _add(change: Change, product: str, group: str, device_id: str) -> bool:
     change.session.add(MembershipRow(device_id=device_id, group_name=group, product=product))
     change.session.flush()
     return True
+
+
+def _check_components(session: Session, manifest: Manifest) -> None:
+    query = select(FirmwareRow.component).where(col(FirmwareRow.product) == manifest.product).distinct()
+    there = set(session.exec(query).all())
+    if manifest.component not in there and len(there) >= MAX_COMPONENTS:
+        raise ConflictError(f"product {manifest.product} has {len(there)} components, the most there can be")
 
 
 def _new_firmware(

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 
-from cloud.fleet import DeviceFilter, DeviceView, FleetView, OtaView, PinView
-from cloud.store.engine import Database
+from sqlalchemy import func
+from sqlmodel import Session, col, select
+
+from cloud.fleet import DeviceFilter, DeviceView, FleetView, OtaStatus, OtaView, PinView
+from cloud.models import ChannelRow, ComponentRow, DeviceRow, FirmwareRow, OtaRow, PinRow
+from cloud.planner import components_of
+from cloud.store.audit import audit
+from cloud.store.catalog import add_to_groups
+from cloud.store.device_views import device_views, filtered, pin_view
+from cloud.store.engine import Change, Database
+from cloud.store.errors import ConflictError, NotFoundError
+from cloud.store.lookup import checking, device_row, firmware_row, group_row, ota_row, product_row
+from cloud.store.otas import close, ota_view, tell
+from cloud.store.situations import assignments, channels_of, floors_of, ids_of, situations
 from protocol.down import Desired
+from protocol.identity import check_id
+from protocol.manifest import ANY_HARDWARE
 from protocol.selection import Decision
+from protocol.selection import select as decide
 from protocol.values import Urgency
 
 
@@ -21,27 +37,66 @@ class Devices:
         self, device_id: str, *, product: str, hardware_model: str, groups: Sequence[str] = (), by: str
     ) -> DeviceView:
         """Make a device known before its first hello; ConflictError if it is."""
-        raise NotImplementedError
+        with checking():
+            check_id(device_id, "device")
+            check_id(hardware_model, "hardware model")
+        with self._database.changing() as change:
+            if change.session.get(DeviceRow, device_id) is not None:
+                raise ConflictError(f"device {device_id} is registered already; nothing was changed")
+            row = register(change, device_id, product, hardware_model, by=by)
+            add_to_groups(change, product, device_id, groups)
+            return device_views(change.session, [row])[0]
 
     def devices(self, which: DeviceFilter = DeviceFilter()) -> tuple[DeviceView, ...]:  # noqa: B008 - frozen
         """Return a page of devices by id."""
-        raise NotImplementedError
+        query = filtered(which).order_by(col(DeviceRow.id)).limit(which.limit)
+        if which.after is not None:
+            query = query.where(col(DeviceRow.id) > which.after)
+        with self._database.reading() as session:
+            return device_views(session, session.exec(query).all())
 
     def count(self, which: DeviceFilter = DeviceFilter()) -> int:  # noqa: B008 - frozen
         """Return how many devices there are on all pages."""
-        raise NotImplementedError
+        with self._database.reading() as session:
+            return session.exec(select(func.count()).select_from(filtered(which).subquery())).one()
 
     def device(self, device_id: str) -> DeviceView:
         """Return one device; NotFoundError."""
-        raise NotImplementedError
+        with self._database.reading() as session:
+            return device_views(session, [device_row(session, device_id)])[0]
+
+    # Decided for one device
 
     def pin(self, device_id: str, component: str, version: str, *, by: str) -> PinView:
-        """Lock a device to a version; ConflictError for firmware unpublished, below the floor or of other hardware."""
-        raise NotImplementedError
+        """Lock a device to a version; ConflictError for firmware unpublished, below the floor or of other hardware.
+
+        An OTA of that component is superseded.
+        """
+        with self._database.changing() as change:
+            device, firmware = _suitable(change.session, device_id, component, version)
+            row = change.session.get(PinRow, (device_id, component))
+            before = row.firmware_id if row else None
+            row = row or PinRow(device_id=device_id, component=component, firmware_id=0, pinned_at_ms=0, pinned_by="")
+            row.firmware_id, row.pinned_at_ms, row.pinned_by = firmware.id or 0, change.now_ms, by
+            change.session.add(row)
+            change.session.flush()
+            if before != firmware.id:
+                audit(change, by, "device.pinned", f"device/{device_id}", after={component: version})
+                _supersede(change, device_id, component, f"the device was locked to {version}")
+                tell(change, [device.id])
+            return pin_view(row, firmware)
 
     def unpin(self, device_id: str, component: str, *, by: str) -> None:
         """Unlock a device; NotFoundError if it was not locked."""
-        raise NotImplementedError
+        with self._database.changing() as change:
+            device_row(change.session, device_id)
+            row = change.session.get(PinRow, (device_id, component))
+            if row is None:
+                raise NotFoundError(f"device {device_id} is not locked to a version of {component!r:.80}")
+            firmware = change.session.get_one(FirmwareRow, row.firmware_id)
+            change.session.delete(row)
+            audit(change, by, "device.unpinned", f"device/{device_id}", before={component: firmware.version})
+            tell(change, [device_id])
 
     def create_ota(
         self,
@@ -53,32 +108,142 @@ class Devices:
         urgency: Urgency = Urgency.IMMEDIATE,
         forced: bool = False,
     ) -> OtaView:
-        """Decide a firmware for one device, superseding its earlier OTA of that component; ConflictError if pinned."""
-        raise NotImplementedError
+        """Decide a firmware for one device, superseding its earlier OTA of that component; ConflictError if pinned.
+
+        One to what the device runs already has succeeded at once, and holds it there.
+        """
+        with self._database.changing() as change:
+            device, firmware = _suitable(change.session, device_id, component, version)
+            if change.session.get(PinRow, (device_id, component)) is not None:
+                raise ConflictError(f"device {device_id} is locked to a version of {component}; unlock it first")
+            _supersede(change, device_id, component, f"a later OTA to {version} was decided")
+            row = OtaRow(
+                id=f"ota-{secrets.token_hex(6)}",
+                device_id=device.id,
+                component=component,
+                firmware_id=firmware.id or 0,
+                decision=change.next_number("decision"),
+                urgency=urgency.value,
+                forced=forced,
+                created_at_ms=change.now_ms,
+                created_by=by,
+            )
+            running = change.session.get(ComponentRow, (device_id, component))
+            if running is not None and running.digest == firmware.digest:
+                row.status, row.detail = OtaStatus.SUCCEEDED.value, "the device runs it already"
+                row.closed_at_ms = change.now_ms
+            change.session.add(row)
+            change.session.flush()
+            after = {"device": device_id, component: version, "urgency": urgency.value, "forced": forced}
+            audit(change, by, "ota.created", f"ota/{row.id}", after=after)
+            tell(change, [device_id])
+            return ota_view(change.session, row)
 
     def cancel_ota(self, ota_id: str, *, by: str) -> OtaView:
         """Stop wanting an OTA; ConflictError if it is not in force any more."""
-        raise NotImplementedError
+        with self._database.changing() as change:
+            row = ota_row(change.session, ota_id)
+            if not row.in_force:
+                raise ConflictError(f"OTA {ota_id} is {row.status} and not in force any more; nothing was changed")
+            close(change, row, OtaStatus.CANCELLED, f"cancelled by {by}", by=by)
+            return ota_view(change.session, row)
 
     def ota(self, ota_id: str) -> OtaView:
         """Return one OTA; NotFoundError."""
-        raise NotImplementedError
+        with self._database.reading() as session:
+            return ota_view(session, ota_row(session, ota_id))
 
     def otas(self, device_id: str) -> tuple[OtaView, ...]:
-        """Return a device's OTAs, newest first."""
-        raise NotImplementedError
+        """Return a device's OTAs, newest first; NotFoundError."""
+        query = select(OtaRow).where(col(OtaRow.device_id) == device_id).order_by(col(OtaRow.decision).desc())
+        with self._database.reading() as session:
+            device_row(session, device_id)
+            return tuple(ota_view(session, row) for row in session.exec(query))
+
+    # What it is to follow
 
     def desired_for(self, device_id: str, session: int = 0) -> Desired:
         """Return what the device is to follow, under a new sequence number, to be signed; NotFoundError.
 
         `metadata_version` is 0: who knows the metadata fills it in.
         """
-        raise NotImplementedError
+        with self._database.changing() as change:
+            return next_desired(change, device_row(change.session, device_id), session)
 
     def decide(self, device_id: str) -> tuple[Decision, ...]:
-        """Return, per component, what the device should do and every step that led there."""
-        raise NotImplementedError
+        """Return, per component, what the device should do and every step that led there; NotFoundError."""
+        with self._database.reading() as session:
+            product = device_row(session, device_id).product
+            (device,) = situations(session, product, ids_of(product, device_ids=[device_id]))
+            channels = channels_of(session, product, device.assignment.groups)
+        names = components_of(channels, device)
+        return tuple(decide(device.facts, device.assignment, channels, component) for component in names)
 
     def fleet(self, product: str, group: str | None = None) -> FleetView:
-        """Return what the planner sees of a product's devices, or of one group's."""
-        raise NotImplementedError
+        """Return what the planner sees of a product's devices, or of one group's; NotFoundError."""
+        with self._database.reading() as session:
+            product_row(session, product)
+            if group is not None:
+                group_row(session, product, group)
+            devices = situations(session, product, ids_of(product, group=group))
+            return FleetView(product=product, channels=channels_of(session, product), devices=devices)
+
+
+def register(change: Change, device_id: str, product: str, hardware_model: str, *, by: str) -> DeviceRow:
+    """Make a new device known, within somebody else's transaction; NotFoundError for an unknown product."""
+    product_row(change.session, product)
+    row = DeviceRow(id=device_id, product=product, hardware_model=hardware_model, registered_at_ms=change.now_ms)
+    change.session.add(row)
+    change.session.flush()
+    after = {"product": product, "hardware_model": hardware_model}
+    audit(change, by, "device.registered", f"device/{device_id}", after=after)
+    return row
+
+
+def next_desired(change: Change, row: DeviceRow, session: int) -> Desired:
+    """Return what a device is to follow, under its next sequence number, within somebody else's transaction."""
+    row.desired_seq = max(row.desired_seq + 1, change.now_ms)
+    change.session.add(row)
+    change.session.flush()
+    assigned = assignments(change.session, row.product, ids_of(row.product, device_ids=[row.id]))[row.id]
+    channels = select(ChannelRow).where(
+        col(ChannelRow.product) == row.product, col(ChannelRow.group_name).in_(assigned.groups)
+    )
+    notices = {f"{it.group_name}/{it.component}": it.notice_seq for it in change.session.exec(channels)}
+    return Desired(
+        device_id=row.id,
+        seq=row.desired_seq,
+        session=session,
+        issued_at_ms=change.now_ms,
+        product=row.product,
+        groups=assigned.groups,
+        pins=assigned.pins,
+        otas=assigned.otas,
+        ota_enabled=assigned.ota_enabled,
+        notices=dict(sorted(notices.items())),
+    )
+
+
+def _suitable(session: Session, device_id: str, component: str, version: str) -> tuple[DeviceRow, FirmwareRow]:
+    """Return a device and a firmware that it may be told to run; raises NotFoundError and ConflictError."""
+    device = device_row(session, device_id)
+    firmware = firmware_row(session, device.product, component, version)
+    if firmware.published_at_ms is None:
+        raise ConflictError(f"firmware {component} {version} is not published yet; nothing was changed")
+    floor = floors_of(session, device.product).get(component, 0)
+    if firmware.seq < floor:
+        raise ConflictError(f"firmware {component} {version} is below the signed floor {floor}; nothing was changed")
+    if ANY_HARDWARE not in firmware.hardware_models and device.hardware_model not in firmware.hardware_models:
+        raise ConflictError(
+            f"firmware {component} {version} is not for hardware model {device.hardware_model} of device {device_id}; "
+            "nothing was changed"
+        )
+    return device, firmware
+
+
+def _supersede(change: Change, device_id: str, component: str, why: str) -> None:
+    query = select(OtaRow).where(
+        col(OtaRow.device_id) == device_id, col(OtaRow.component) == component, col(OtaRow.in_force).is_(True)
+    )
+    for row in change.session.exec(query).all():
+        close(change, row, OtaStatus.SUPERSEDED, why)

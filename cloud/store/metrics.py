@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 
+from sqlalchemy import case, func
+from sqlalchemy import select as select_columns
+from sqlalchemy.orm import aliased
+from sqlmodel import Session, col, select
+
+from cloud.models import AttemptRow, ComponentRow, DeviceRow, FirmwareRow, ReleaseRow
+from cloud.store.channels import channel_key, in_channel
 from cloud.store.engine import Database
+from cloud.store.lookup import release_row
+from cloud.store.situations import ids_of
 from cloud.values import ChannelKey, ReleaseMetrics
+from protocol.phases import Outcome, Reason
 
 
 class Metrics:
@@ -16,16 +27,116 @@ class Metrics:
 
     def release(self, release_id: str) -> ReleaseMetrics:
         """Return one release's metrics; NotFoundError."""
-        raise NotImplementedError
+        with self._database.reading() as session:
+            row = release_row(session, release_id)
+            return _metrics(session, row, _group_devices(session, channel_key(row)))
 
     def channel(self, channel: ChannelKey) -> Mapping[str, ReleaseMetrics]:
         """Return the metrics of a channel's releases by release id."""
-        raise NotImplementedError
+        with self._database.reading() as session:
+            devices = _group_devices(session, channel)
+            rows = session.exec(select(ReleaseRow).where(*in_channel(channel))).all()
+            return {row.id: _metrics(session, row, devices) for row in rows}
 
     def versions(self, product: str, component: str) -> Mapping[str, int]:
         """Return how many devices report each version of a component."""
-        raise NotImplementedError
+        query = (
+            select(ComponentRow.version, func.count())
+            .join(DeviceRow, col(DeviceRow.id) == col(ComponentRow.device_id))
+            .where(col(DeviceRow.product) == product, col(ComponentRow.component) == component)
+            .group_by(col(ComponentRow.version))
+        )
+        with self._database.reading() as session:
+            return dict(session.exec(query).all())
 
     def online(self) -> Mapping[str, tuple[int, int]]:
         """Return per product (devices online, devices)."""
-        raise NotImplementedError
+        query = select(DeviceRow.product, DeviceRow.online, func.count()).group_by(
+            col(DeviceRow.product), col(DeviceRow.online)
+        )
+        found: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
+        with self._database.reading() as session:
+            for product, online, count in session.exec(query):
+                there, devices = found[product]
+                found[product] = there + (count if online else 0), devices + count
+        return dict(found)
+
+
+def _group_devices(session: Session, channel: ChannelKey) -> int:
+    devices = ids_of(channel.product, group=channel.group).subquery()
+    return session.exec(select(func.count()).select_from(devices)).one()
+
+
+def _metrics(session: Session, release: ReleaseRow, group_devices: int) -> ReleaseMetrics:
+    query = (
+        select_columns(
+            col(AttemptRow.outcome),
+            col(AttemptRow.reason),
+            col(AttemptRow.taken_back_at_ms).is_not(None),
+            func.count(),
+            func.sum(case((col(AttemptRow.downloaded), 1), else_=0)),
+        )
+        .where(col(AttemptRow.source_id) == release.id)
+        .group_by(col(AttemptRow.outcome), col(AttemptRow.reason), col(AttemptRow.taken_back_at_ms).is_not(None))
+    )
+    attempts = downloads = 0
+    ended: dict[str | None, dict[tuple[str | None, bool], int]] = defaultdict(lambda: defaultdict(int))
+    for outcome, reason, taken_back, count, downloaded in session.execute(query):
+        attempts, downloads = attempts + count, downloads + int(downloaded or 0)
+        ended[outcome][reason, bool(taken_back)] += count
+    active = _active(session, release)
+    return ReleaseMetrics(
+        release_id=release.id,
+        group_devices=group_devices,
+        attempts=attempts,
+        under_way=sum(ended[None].values()),
+        downloads=downloads,
+        installs=sum(count for (_, back), count in ended[Outcome.SUCCEEDED].items() if not back),
+        taken_back=sum(count for (_, back), count in ended[Outcome.SUCCEEDED].items() if back),
+        active=active,
+        active_percent=round(100 * active / group_devices, 1) if group_devices else 0.0,
+        rollbacks=_by_reason(ended[Outcome.ROLLED_BACK]),
+        failures=_by_reason(ended[Outcome.FAILED]),
+        cancellations=_by_reason(ended[Outcome.CANCELLED]),
+    )
+
+
+def _by_reason(counts: Mapping[tuple[str | None, bool], int]) -> dict[Reason, int]:
+    found: dict[Reason, int] = defaultdict(int)
+    for (reason, _), count in sorted(counts.items(), key=lambda item: str(item[0])):
+        if reason is not None:
+            found[Reason(reason)] += count
+    return dict(found)
+
+
+def _active(session: Session, release: ReleaseRow) -> int:
+    """Count the devices that report the release's digest and whose newest success is of this release."""
+    firmware = session.get_one(FirmwareRow, release.firmware_id)
+    newer = aliased(AttemptRow)
+    overtaken = (
+        select(newer.id)
+        .where(
+            col(newer.device_id) == col(AttemptRow.device_id),
+            col(newer.component) == col(AttemptRow.component),
+            col(newer.outcome) == Outcome.SUCCEEDED.value,
+            col(newer.taken_back_at_ms).is_(None),
+            col(newer.id) > col(AttemptRow.id),
+        )
+        .exists()
+    )
+    query = (
+        select(func.count(func.distinct(col(AttemptRow.device_id))))
+        .join(
+            ComponentRow,
+            (col(ComponentRow.device_id) == col(AttemptRow.device_id))
+            & (col(ComponentRow.component) == col(AttemptRow.component)),
+        )
+        .where(
+            col(AttemptRow.source_id) == release.id,
+            col(AttemptRow.outcome) == Outcome.SUCCEEDED.value,
+            col(AttemptRow.taken_back_at_ms).is_(None),
+            col(ComponentRow.digest) == firmware.digest,
+            ~overtaken,
+        )
+    )
+    return session.exec(query).one()

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sqlalchemy import delete, insert
 from sqlmodel import col, select
 
 from cloud.models import OutboxRow
 from cloud.store.engine import Change, Database
+from cloud.store.lookup import batches
 from cloud.values import OutboxItem, OutboxKind
 
 
@@ -44,11 +46,9 @@ class Outbox:
 
 def mark(change: Change, kind: OutboxKind, keys: Sequence[str]) -> None:
     """Mark messages as out of date, within the transaction that makes them so."""
-    if not keys:
-        return
-    revision = change.next_number("revision")
-    for key in keys:
-        row = change.session.get(OutboxRow, (kind.value, key)) or OutboxRow(kind=kind.value, key=key, revision=0)
-        row.revision = revision
-        change.session.add(row)
-    change.session.flush()
+    revision = change.next_number("revision") if keys else 0
+    for some in batches(sorted(set(keys))):
+        marked = delete(OutboxRow).where(col(OutboxRow.kind) == kind.value, col(OutboxRow.key).in_(some))
+        change.session.execute(marked)
+        rows = [{"kind": kind.value, "key": key, "revision": revision} for key in some]
+        change.session.execute(insert(OutboxRow), rows)

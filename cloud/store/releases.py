@@ -1,11 +1,31 @@
-"""Releases: labels per channel, patches, rollback, promotion, and the notice that tells a channel's devices."""
+"""Releases: labels per channel, patches, rollback, promotion, and the notice that tells a channel's devices.
+
+A channel's labels count up from v1 and are never given twice; Live is the highest enabled one. A notice's number rises
+in the transaction that changes what it says, and what it says is computed from the rows: the same number always means
+the same bytes, whoever publishes it and however often.
+"""
 
 from __future__ import annotations
 
-from cloud.planner import Forecast
-from cloud.store.engine import Database
+import secrets
+
+from sqlalchemy import func
+from sqlmodel import Session, col, select
+
+from cloud.fleet import FleetView
+from cloud.models import AttemptRow, ChannelRow, CounterRow, FirmwareRow, ReleaseRow
+from cloud.planner import Forecast, forecast, rollback_range
+from cloud.store.audit import audit
+from cloud.store.channels import changed, channel_key, find_release, in_channel, live_release, notice_of, release_views
+from cloud.store.engine import Change, Database
+from cloud.store.errors import ConflictError, NotFoundError
+from cloud.store.lookup import firmware_by_id, firmware_row, group_row, release_row
+from cloud.store.situations import as_noticed, channels_of, floors_of, ids_of, situations
 from cloud.values import ChannelKey, ReleaseDraft, ReleasePatch, ReleaseView
+from protocol.codec import to_plain
 from protocol.down import Notice
+from protocol.phases import Outcome
+from protocol.values import Urgency
 
 
 class Releases:
@@ -20,28 +40,78 @@ class Releases:
         NotFoundError without such a product, group or firmware; ConflictError if the firmware is not published, is
         below the signed floor, or the channel has too many releases that still reach somebody.
         """
-        raise NotImplementedError
+        with self._database.changing() as change:
+            return release_views(change.session, [_create(change, draft, by)], change.now_ms)[0]
 
     def forecast(self, draft: ReleaseDraft) -> Forecast:
         """Tell which devices would take this draft now, and why each other one would not; changes nothing.
 
         Make the draft with `release_id=new_release_id()` and create that same draft, and the forecast holds for it.
         """
-        raise NotImplementedError
+        channel = draft.channel
+        with self._database.reading() as session:
+            firmware = _releasable(session, draft)
+            row = _row(draft, firmware, label=_next_label(session, channel), decision=_last_decision(session) + 1)
+            candidate = as_noticed(row, firmware)
+            view = FleetView(
+                product=channel.product,
+                channels=channels_of(session, channel.product),
+                devices=situations(session, channel.product, ids_of(channel.product, group=channel.group)),
+            )
+        return forecast(view, candidate, channel.group)
 
     def patch(self, release_id: str, patch: ReleasePatch, *, by: str) -> ReleaseView:
         """Change a release for the devices that it has not reached yet.
 
         ConflictError for a percentage that falls, and for any patch of a disabled release but one that enables it.
         """
-        raise NotImplementedError
+        wanted = to_plain(patch)
+        with self._database.changing() as change:
+            row = release_row(change.session, release_id)
+            _check_patch(change.session, row, patch)
+            before = {name: getattr(row, name) for name, value in wanted.items() if getattr(row, name) != value}
+            if before:
+                for name in before:
+                    setattr(row, name, wanted[name])
+                if "enabled" in before:
+                    row.disabled_at_ms = None if row.enabled else change.now_ms
+                change.session.add(row)
+                after = {name: wanted[name] for name in before}
+                audit(change, by, "release.patched", f"release/{release_id}", before=before, after=after)
+                changed(change, channel_key(row))
+            return release_views(change.session, [row], change.now_ms)[0]
 
-    def rollback(self, channel: ChannelKey, label: int, *, by: str, description: str = "") -> ReleaseView:
-        """Make an earlier successful label Live again, as a new label that references it, for everyone (100 %).
+    def rollback(
+        self,
+        channel: ChannelKey,
+        label: int,
+        *,
+        by: str,
+        urgency: Urgency = Urgency.GRADUAL,
+        description: str = "",
+    ) -> ReleaseView:
+        """Make an earlier successful label Live again, as a new label that references it, at 100 %.
 
-        ConflictError if that label succeeded on no device, is Live already, or its firmware is below the floor.
+        It reaches whom that label reached, and whom later labels moved on from there. ConflictError if that label
+        succeeded on no device, is Live already, or its firmware is below the floor.
         """
-        raise NotImplementedError
+        with self._database.changing() as change:
+            earlier = find_release(change.session, channel, label)
+            live = live_release(change.session, channel)
+            if live is not None and live.id == earlier.id:
+                raise ConflictError(f"v{label} of {channel} is Live already; nothing was changed")
+            _check_succeeded(change.session, earlier, "rolled back to")
+            firmware = firmware_by_id(change.session, earlier.firmware_id)
+            draft = ReleaseDraft(
+                channel=channel,
+                version=firmware.version,
+                mandatory=earlier.mandatory,
+                urgency=urgency,
+                target_range=_rollback_range(change.session, earlier, firmware),
+                description=description or f"rollback to v{label}",
+            )
+            row = _create(change, draft, by, references_label=label)
+            return release_views(change.session, [row], change.now_ms)[0]
 
     def promote(
         self,
@@ -51,14 +121,30 @@ class Releases:
         by: str,
         percentage: int = 100,
         mandatory: bool | None = None,
+        urgency: Urgency | None = None,
         description: str | None = None,
     ) -> ReleaseView:
         """Release what succeeded there to `to_group` (or to a new label of its own channel).
 
-        Target range, urgency and, unless given, mandatory and description are those of the release promoted.
+        The target range and, unless given, what is None here are those of the release promoted.
         ConflictError if it succeeded on no device.
         """
-        raise NotImplementedError
+        with self._database.changing() as change:
+            source = release_row(change.session, release_id)
+            _check_succeeded(change.session, source, "promoted")
+            channel = ChannelKey(source.product, to_group, source.component)
+            draft = ReleaseDraft(
+                channel=channel,
+                version=firmware_by_id(change.session, source.firmware_id).version,
+                percentage=percentage,
+                mandatory=source.mandatory if mandatory is None else mandatory,
+                urgency=urgency or Urgency(source.urgency),
+                target_range=source.target_range,
+                description=source.description if description is None else description,
+            )
+            references = source.label if channel == channel_key(source) else None
+            row = _create(change, draft, by, references_label=references, promoted_from=source.id)
+            return release_views(change.session, [row], change.now_ms)[0]
 
     def releases(
         self,
@@ -69,25 +155,170 @@ class Releases:
         enabled: bool | None = None,
     ) -> tuple[ReleaseView, ...]:
         """Return releases by channel, newest label first."""
-        raise NotImplementedError
+        query = select(ReleaseRow)
+        for column, value in (
+            (ReleaseRow.product, product),
+            (ReleaseRow.group_name, group),
+            (ReleaseRow.component, component),
+            (ReleaseRow.enabled, enabled),
+        ):
+            if value is not None:
+                query = query.where(col(column) == value)
+        with self._database.reading() as session:
+            return release_views(session, session.exec(query).all(), self._database.now_ms())
 
     def release(self, release_id: str) -> ReleaseView:
         """Return one release; NotFoundError."""
-        raise NotImplementedError
+        with self._database.reading() as session:
+            return release_views(session, [release_row(session, release_id)], self._database.now_ms())[0]
 
     def find(self, channel: ChannelKey, label: int) -> ReleaseView:
         """Return a channel's release by label; NotFoundError."""
-        raise NotImplementedError
+        with self._database.reading() as session:
+            return release_views(session, [find_release(session, channel, label)], self._database.now_ms())[0]
 
     def channels(self, product: str | None = None) -> tuple[ChannelKey, ...]:
         """Return every channel that ever had a release: what has a notice."""
-        raise NotImplementedError
+        query = select(ChannelRow)
+        if product is not None:
+            query = query.where(col(ChannelRow.product) == product)
+        with self._database.reading() as session:
+            return tuple(sorted(channel_key(row) for row in session.exec(query)))
 
     def channel_notice(self, channel: ChannelKey) -> Notice:
         """Return the channel's notice, to be signed; the same bytes for the same `seq`. NotFoundError."""
-        raise NotImplementedError
+        with self._database.reading() as session:
+            row = session.get(ChannelRow, (channel.product, channel.group, channel.component))
+            if row is None:
+                raise NotFoundError(f"channel {channel} never had a release, so it has no notice")
+            return notice_of(session, row)
 
 
 def new_release_id() -> str:
     """Return an unused release id."""
-    raise NotImplementedError
+    return f"rel-{secrets.token_hex(6)}"
+
+
+# Making a release
+
+
+def _create(
+    change: Change,
+    draft: ReleaseDraft,
+    by: str,
+    *,
+    references_label: int | None = None,
+    promoted_from: str | None = None,
+) -> ReleaseRow:
+    session, channel = change.session, draft.channel
+    firmware = _releasable(session, draft)
+    if draft.release_id is not None and session.get(ReleaseRow, draft.release_id) is not None:
+        raise ConflictError(f"release {draft.release_id} exists already; nothing was changed")
+    if session.get(ChannelRow, (channel.product, channel.group, channel.component)) is None:
+        session.add(ChannelRow(product=channel.product, group_name=channel.group, component=channel.component))
+        session.flush()
+    row = _row(draft, firmware, label=_next_label(session, channel), decision=change.next_number("decision"))
+    row.references_label, row.promoted_from = references_label, promoted_from
+    row.created_at_ms, row.created_by = change.now_ms, by
+    session.add(row)
+    session.flush()
+    after = {"channel": str(channel), "label": row.label, **to_plain(as_noticed(row, firmware))}
+    audit(change, by, "release.created", f"release/{row.id}", after=after)
+    changed(change, channel)
+    return row
+
+
+def _releasable(session: Session, draft: ReleaseDraft) -> FirmwareRow:
+    channel = draft.channel
+    group_row(session, channel.product, channel.group)
+    firmware = firmware_row(session, channel.product, channel.component, draft.version)
+    what = f"{firmware.component} {firmware.version}"
+    if firmware.published_at_ms is None:
+        raise ConflictError(f"firmware {what} is not published: its image cannot be served yet; nothing was released")
+    _check_floor(session, firmware)
+    return firmware
+
+
+def _check_floor(session: Session, firmware: FirmwareRow) -> None:
+    floor = floors_of(session, firmware.product).get(firmware.component, 0)
+    if firmware.seq < floor:
+        raise ConflictError(
+            f"firmware {firmware.component} {firmware.version} (seq {firmware.seq}) is below the signed floor {floor}: "
+            "release managers retired it, and no device would take it; nothing was changed"
+        )
+
+
+def _row(draft: ReleaseDraft, firmware: FirmwareRow, *, label: int, decision: int) -> ReleaseRow:
+    return ReleaseRow(
+        id=draft.release_id or new_release_id(),
+        product=draft.channel.product,
+        group_name=draft.channel.group,
+        component=draft.channel.component,
+        label=label,
+        decision=decision,
+        firmware_id=firmware.id or 0,
+        percentage=draft.percentage,
+        mandatory=draft.mandatory,
+        forced=draft.forced,
+        urgency=draft.urgency.value,
+        target_range=draft.target_range,
+        description=draft.description,
+        created_at_ms=0,
+        created_by="",
+    )
+
+
+def _next_label(session: Session, channel: ChannelKey) -> int:
+    highest = select(func.max(ReleaseRow.label)).where(*in_channel(channel))
+    return (session.exec(highest).one() or 0) + 1
+
+
+def _last_decision(session: Session) -> int:
+    row = session.get(CounterRow, "decision")
+    return row.value if row else 0
+
+
+# Changing one
+
+
+def _check_patch(session: Session, row: ReleaseRow, patch: ReleasePatch) -> None:
+    name, nothing = f"v{row.label} of {channel_key(row)}", "nothing was changed"
+    if not row.enabled and patch.enabled is not True and patch != ReleasePatch(enabled=False):
+        raise ConflictError(f"{name} is disabled; enable it first; {nothing}")
+    if patch.percentage is not None and patch.percentage < row.percentage:
+        raise ConflictError(
+            f"{name} is at {row.percentage} %, and a percentage only rises (a device that was covered keeps its "
+            f"release); disable it instead; {nothing}"
+        )
+    if patch.enabled and not row.enabled:
+        group_row(session, row.product, row.group_name)
+        _check_floor(session, firmware_by_id(session, row.firmware_id))
+
+
+def _check_succeeded(session: Session, row: ReleaseRow, doing: str) -> None:
+    """Raise ConflictError unless a device took this release, or one that it references, and the success stands."""
+    channel, ids, earlier = channel_key(row), [row.id], row
+    while earlier.references_label is not None:
+        earlier = find_release(session, channel, earlier.references_label)
+        ids.append(earlier.id)
+    success = select(AttemptRow.id).where(
+        col(AttemptRow.source_id).in_(ids),
+        col(AttemptRow.outcome) == Outcome.SUCCEEDED.value,
+        col(AttemptRow.taken_back_at_ms).is_(None),
+    )
+    if session.exec(success.limit(1)).first() is None:
+        raise ConflictError(
+            f"v{row.label} of {channel} succeeded on no device, so it cannot be {doing}; nothing was changed. "
+            "Release its firmware anew if that is what you want"
+        )
+
+
+def _rollback_range(session: Session, earlier: ReleaseRow, firmware: FirmwareRow) -> str:
+    query = (
+        select(ReleaseRow, FirmwareRow)
+        .join(FirmwareRow, col(FirmwareRow.id) == col(ReleaseRow.firmware_id))
+        .where(*in_channel(channel_key(earlier)), col(ReleaseRow.label) > earlier.label)
+        .order_by(col(ReleaseRow.label))
+    )
+    later = [as_noticed(release, of) for release, of in session.exec(query)]
+    return rollback_range(as_noticed(earlier, firmware), later)

@@ -1,0 +1,123 @@
+"""Success is evidence: what the journal's entries make of attempts, and when a device's own word takes a success back.
+
+An attempt counts as a success when it ended `succeeded` with the wanted digest booted, until the device reports that
+it runs something else and no newer attempt at that explains it. Reports and states travel side by side, so a device is
+only judged once its journal is here as far as its last hello said; and a success that was taken back is given back
+when an attempt that explains the contradiction arrives late.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import update
+from sqlmodel import Session, col, select
+
+from cloud.models import AttemptRow, ComponentRow, DeviceRow
+from cloud.store.engine import Change
+from protocol.phases import Outcome, Phase
+from protocol.up import AttemptEntry, Entry
+
+BEFORE_DOWNLOADED = frozenset({Phase.IDLE, Phase.DOWNLOADING, Phase.VERIFYING})
+
+
+def apply_entry(change: Change, device_id: str, journal_id: str, entry: Entry) -> AttemptRow | None:
+    """Bring an attempt up to date with the next entry about it; the first outcome stays."""
+    said = entry.attempt
+    if said is None:
+        return None
+    query = select(AttemptRow).where(
+        col(AttemptRow.device_id) == device_id,
+        col(AttemptRow.journal_id) == journal_id,
+        col(AttemptRow.attempt_id) == said.attempt_id,
+    )
+    row = change.session.exec(query).first()
+    if row is None:
+        row = _new_attempt(device_id, journal_id, entry, said)
+        _give_back(change, row)
+    if row.outcome is None:
+        row.phase = said.phase.value
+        row.downloaded = row.downloaded or _was_downloaded(said)
+        row.fetched_bytes = max(row.fetched_bytes, said.fetched_bytes)
+        row.forced = row.forced or said.forced
+        row.detail = said.detail
+        if said.outcome is not None:
+            _end(change, row, entry, said)
+    change.session.add(row)
+    change.session.flush()
+    return row
+
+
+def weigh(change: Change, device: DeviceRow) -> None:
+    """Take back the successes that the device's reported components contradict."""
+    if device.ack_through + 1 < device.journal_next:
+        return
+    for component in change.session.exec(select(ComponentRow).where(col(ComponentRow.device_id) == device.id)):
+        row = newest_success(change.session, device.id, component.component)
+        if row is None or row.digest == component.digest or row.taken_back_at_ms is not None:
+            continue
+        if not _explained(change.session, row, component.digest):
+            row.taken_back_at_ms, row.contradicted_by = change.now_ms, component.digest
+            change.session.add(row)
+
+
+def newest_success(session: Session, device_id: str, component: str) -> AttemptRow | None:
+    """Return the newest attempt at a component that ended well, whether or not that was taken back."""
+    query = select(AttemptRow).where(
+        col(AttemptRow.device_id) == device_id,
+        col(AttemptRow.component) == component,
+        col(AttemptRow.outcome) == Outcome.SUCCEEDED.value,
+        col(AttemptRow.booted_digest) == col(AttemptRow.digest),
+    )
+    return session.exec(query.order_by(col(AttemptRow.id).desc()).limit(1)).first()
+
+
+def _new_attempt(device_id: str, journal_id: str, entry: Entry, said: AttemptEntry) -> AttemptRow:
+    return AttemptRow(
+        device_id=device_id,
+        journal_id=journal_id,
+        attempt_id=said.attempt_id,
+        source_id=said.source_id,
+        via=said.via.value,
+        component=said.component,
+        version=said.version,
+        digest=said.digest,
+        from_version=said.from_version,
+        from_digest=said.from_digest,
+        phase=said.phase.value,
+        started_at_ms=entry.at_ms,
+    )
+
+
+def _was_downloaded(said: AttemptEntry) -> bool:
+    return said.outcome in (Outcome.SUCCEEDED, Outcome.ROLLED_BACK) or said.phase not in BEFORE_DOWNLOADED
+
+
+def _end(change: Change, row: AttemptRow, entry: Entry, said: AttemptEntry) -> None:
+    row.outcome = said.outcome.value if said.outcome else None
+    row.reason = said.reason.value if said.reason else None
+    row.booted_digest = said.booted_digest
+    row.ended_at_ms = entry.at_ms
+    if said.outcome is Outcome.SUCCEEDED and said.booted_digest != row.digest:
+        # A success without its evidence never counts, and is never given back.
+        row.taken_back_at_ms, row.detail = change.now_ms, "told as succeeded, but another digest booted"
+
+
+def _explained(session: Session, success: AttemptRow, digest: str) -> bool:
+    query = select(AttemptRow.id).where(
+        col(AttemptRow.device_id) == success.device_id,
+        col(AttemptRow.component) == success.component,
+        col(AttemptRow.digest) == digest,
+        col(AttemptRow.id) > success.id,
+    )
+    return session.exec(query.limit(1)).first() is not None
+
+
+def _give_back(change: Change, explaining: AttemptRow) -> None:
+    change.session.execute(
+        update(AttemptRow)
+        .where(
+            col(AttemptRow.device_id) == explaining.device_id,
+            col(AttemptRow.component) == explaining.component,
+            col(AttemptRow.contradicted_by) == explaining.digest,
+        )
+        .values(taken_back_at_ms=None, contradicted_by=None)
+    )
