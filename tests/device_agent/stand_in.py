@@ -4,6 +4,7 @@ As a child (`python -m tests.device_agent.stand_in SOCKET`) it serves until it i
 """
 
 import json
+import os
 import queue
 import signal
 import socket
@@ -16,6 +17,7 @@ from typing import Any, Self
 
 from device_agent.control import ControlServer, Hold
 from protocol.errors import UserError
+from tests.support.processes import Started
 
 TIMEOUT_S = 10.0
 PENDING = {"component": "app", "version": "1.1.0", "mandatory": False, "forced": False}
@@ -138,6 +140,12 @@ class LineClient:
         answer = self.receive()
         assert answer is not None, "the connection was closed instead of an answer"
         return answer
+
+
+def freeze(child: Started) -> None:
+    """Stop a child without ending it (SIGSTOP), and return when the kernel says that it stands."""
+    child.process.send_signal(signal.SIGSTOP)
+    os.waitpid(child.pid, os.WUNTRACED)
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """The control socket over real sockets, between real processes, with time as data."""
 
+import contextlib
 import fcntl
 import json
 import logging
@@ -18,7 +19,7 @@ import pytest
 from device_agent.control import ControlError, ControlServer, shell_lock_held
 from device_agent.control_requests import MAX_LINE_BYTES
 from protocol.errors import UserError
-from tests.device_agent.stand_in import TIMEOUT_S, Clock, LineClient, StandInAgent
+from tests.device_agent.stand_in import TIMEOUT_S, Clock, LineClient, StandInAgent, freeze
 from tests.support.processes import Processes, wait_until
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "control-socket.md"
@@ -262,7 +263,7 @@ def test_a_stopped_holder_keeps_its_hold_until_its_time_is_up(
 ) -> None:
     holder = processes.start(sys.executable, "-c", HOLDER, agent.path, name="holder")
     holder.wait_for_line('"ok":true')
-    holder.process.send_signal(signal.SIGSTOP)
+    freeze(holder)
     client.ask("status")
     assert len(agent.server.holds()) == 1
     monotonic.time += 3600
@@ -361,9 +362,9 @@ def test_connections_are_bounded_and_places_come_free(agent: StandInAgent) -> No
     clients.pop().close()
 
     def admitted() -> bool:
-        with LineClient(agent.path) as client:
-            client.send(b'{"op": "status"}\n')
-            return (client.receive() or {})["ok"] is True
+        with LineClient(agent.path) as client, contextlib.suppress(ConnectionError):
+            return client.ask("status")["ok"] is True
+        return False
 
     wait_until(admitted, what="a place for a new connection")
     for client in clients:
@@ -413,7 +414,7 @@ def test_an_agent_that_hangs_is_alive(tmp_path: Path, processes: Processes) -> N
     path = tmp_path / "control.sock"
     other = processes.start(sys.executable, "-m", "tests.device_agent.stand_in", path, name="agent")
     other.wait_for_line("serving")
-    other.process.send_signal(signal.SIGSTOP)
+    freeze(other)
     with pytest.raises(ControlError, match="another agent serves"):
         StandInAgent(path).server.start()
 
