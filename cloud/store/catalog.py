@@ -20,8 +20,8 @@ from cloud.models import (
 from cloud.store.audit import audit
 from cloud.store.engine import Change, Database
 from cloud.store.errors import ConflictError, InvalidError
+from cloud.store.groups import add_member, group_view, insert_at, members_of, number, ranked, regrouped
 from cloud.store.lookup import (
-    batches,
     checking,
     device_row,
     firmware_row,
@@ -29,13 +29,13 @@ from cloud.store.lookup import (
     group_row,
     product_row,
 )
-from cloud.store.otas import close_overtaken, tell
-from cloud.store.situations import floors_of, ids_of
+from cloud.store.otas import tell
+from cloud.store.situations import floors_of
 from cloud.values import FirmwareView, GroupView, ProductView
 from protocol.codec import to_plain
 from protocol.identity import EVERYONE, check_digest, check_id
 from protocol.manifest import MAX_HARDWARE_MODELS, Manifest
-from protocol.values import MAX_COMPONENTS, MAX_GROUPS, check_number
+from protocol.values import MAX_COMPONENTS
 
 
 class Catalog:
@@ -116,11 +116,11 @@ class Catalog:
             product_row(change.session, product)
             if change.session.get(GroupRow, (product, group)):
                 raise ConflictError(f"product {product} has a group {group} already; nothing was changed")
-            order = _ranked(change.session, product)
+            order = ranked(change.session, product)
             row = GroupRow(product=product, name=group, rank=0, created_at_ms=change.now_ms)
-            _insert(change, order, row, len(order) + 1 if rank is None else rank)
+            insert_at(change, order, row, len(order) + 1 if rank is None else rank)
             audit(change, by, "group.created", f"group/{product}/{group}", after={"rank": row.rank})
-            return _group_view(change.session, row)
+            return group_view(change.session, row)
 
     def set_rank(self, product: str, group: str, rank: int, *, by: str) -> GroupView:
         """Move a group to another rank."""
@@ -128,13 +128,13 @@ class Catalog:
             row = group_row(change.session, product, group)
             if group == EVERYONE:
                 raise ConflictError(f"group {EVERYONE} always ranks last; nothing was changed")
-            order = [other for other in _ranked(change.session, product) if other is not row]
+            order = [other for other in ranked(change.session, product) if other is not row]
             before = row.rank
-            _insert(change, order, row, rank)
+            insert_at(change, order, row, rank)
             if row.rank != before:
                 audit(change, by, "group.ranked", f"group/{product}/{group}", before=before, after=row.rank)
-                _regrouped(change, product, _members(change.session, product, group))
-            return _group_view(change.session, row)
+                regrouped(change, product, members_of(change.session, product, group))
+            return group_view(change.session, row)
 
     def groups(self, product: str | None = None) -> tuple[GroupView, ...]:
         """Return the groups in rank order, `everyone` last, per product."""
@@ -142,18 +142,18 @@ class Catalog:
         if product is not None:
             query = query.where(col(GroupRow.product) == product)
         with self._database.reading() as session:
-            return tuple(_group_view(session, row) for row in session.exec(query))
+            return tuple(group_view(session, row) for row in session.exec(query))
 
     def group(self, product: str, group: str) -> GroupView:
         """Return one group; NotFoundError."""
         with self._database.reading() as session:
-            return _group_view(session, group_row(session, product, group))
+            return group_view(session, group_row(session, product, group))
 
     def members(self, product: str, group: str) -> tuple[str, ...]:
         """Return the ids of a group's devices; NotFoundError."""
         with self._database.reading() as session:
             group_row(session, product, group)
-            return tuple(_members(session, product, group))
+            return tuple(members_of(session, product, group))
 
     def delete_group(self, product: str, group: str, *, by: str) -> None:
         """Delete a group; ConflictError while it has enabled releases, and for `everyone`.
@@ -171,7 +171,7 @@ class Catalog:
             )
             if count := change.session.exec(enabled).one():
                 raise ConflictError(f"group {group} has {count} enabled releases; disable them first")
-            members = _members(change.session, product, group)
+            members = members_of(change.session, product, group)
             change.session.execute(
                 delete(MembershipRow).where(
                     col(MembershipRow.product) == product, col(MembershipRow.group_name) == group
@@ -179,9 +179,9 @@ class Catalog:
             )
             change.session.delete(row)
             change.session.flush()
-            _number(change, _ranked(change.session, product))
+            number(change, ranked(change.session, product))
             audit(change, by, "group.deleted", f"group/{product}/{group}", before={"devices": members})
-            _regrouped(change, product, members)
+            regrouped(change, product, members)
 
     def add_to_group(self, product: str, group: str, device_ids: Sequence[str], *, by: str) -> int:
         """Put devices into a group and return how many are new; a device of another product refuses them all."""
@@ -189,10 +189,10 @@ class Catalog:
             group_row(change.session, product, group)
             if group == EVERYONE:
                 raise ConflictError(f"every device is in group {EVERYONE} anyway; nothing was changed")
-            new = [each for each in dict.fromkeys(device_ids) if _add(change, product, group, each)]
+            new = [each for each in dict.fromkeys(device_ids) if add_member(change, product, group, each)]
             if new:
                 audit(change, by, "group.added", f"group/{product}/{group}", after={"devices": new})
-                _regrouped(change, product, new)
+                regrouped(change, product, new)
             return len(new)
 
     def remove_from_group(self, product: str, group: str, device_ids: Sequence[str], *, by: str) -> int:
@@ -211,7 +211,7 @@ class Catalog:
             if gone:
                 change.session.flush()
                 audit(change, by, "group.removed", f"group/{product}/{group}", before={"devices": gone})
-                _regrouped(change, product, gone)
+                regrouped(change, product, gone)
             return len(gone)
 
     # Firmware
@@ -282,30 +282,6 @@ class Catalog:
             return firmware_view(firmware_row(session, product, component, version))
 
 
-def add_to_groups(change: Change, product: str, device_id: str, groups: Sequence[str]) -> None:
-    """Put one new device into its groups, within somebody else's transaction."""
-    for group in dict.fromkeys(groups):
-        group_row(change.session, product, group)
-        if group != EVERYONE:
-            _add(change, product, group, device_id)
-
-
-def _add(change: Change, product: str, group: str, device_id: str) -> bool:
-    device = device_row(change.session, device_id)
-    if device.product != product:
-        raise ConflictError(
-            f"device {device_id} is of product {device.product}, and group {group} of {product}; nothing was changed"
-        )
-    mine = change.session.exec(select(MembershipRow.group_name).where(col(MembershipRow.device_id) == device_id)).all()
-    if group in mine:
-        return False
-    if len(mine) >= MAX_GROUPS - 1:
-        raise ConflictError(f"device {device_id} is in {len(mine)} groups, the most there can be; nothing was changed")
-    change.session.add(MembershipRow(device_id=device_id, group_name=group, product=product))
-    change.session.flush()
-    return True
-
-
 def _check_components(session: Session, manifest: Manifest) -> None:
     query = select(FirmwareRow.component).where(col(FirmwareRow.product) == manifest.product).distinct()
     there = set(session.exec(query).all())
@@ -338,36 +314,6 @@ def _new_firmware(
     return row
 
 
-def _ranked(session: Session, product: str) -> list[GroupRow]:
-    query = select(GroupRow).where(col(GroupRow.product) == product, col(GroupRow.name) != EVERYONE)
-    return list(session.exec(query.order_by(col(GroupRow.rank))))
-
-
-def _insert(change: Change, order: list[GroupRow], row: GroupRow, rank: int) -> None:
-    if not 1 <= rank <= len(order) + 1:
-        raise InvalidError(f"a rank is a number from 1 to {len(order) + 1} here, not {rank}; nothing was changed")
-    order.insert(rank - 1, row)
-    _number(change, order)
-
-
-def _number(change: Change, order: Sequence[GroupRow]) -> None:
-    for rank, row in enumerate(order, start=1):
-        row.rank = rank
-        change.session.add(row)
-    change.session.flush()
-
-
-def _members(session: Session, product: str, group: str) -> list[str]:
-    return sorted(session.exec(ids_of(product, group=group)))
-
-
-def _regrouped(change: Change, product: str, device_ids: Sequence[str]) -> None:
-    """Follow up on devices whose groups or their ranks changed."""
-    for some in batches(device_ids):
-        close_overtaken(change, product, device_ids=some)
-    tell(change, device_ids)
-
-
 def _tell_product(change: Change, product: str) -> None:
     query = select(DeviceRow.id).where(col(DeviceRow.product) == product, col(DeviceRow.online).is_(True))
     tell(change, change.session.exec(query).all())
@@ -380,16 +326,5 @@ def _product_view(session: Session, row: ProductRow) -> ProductView:
         ota_enabled=row.ota_enabled,
         floors=floors_of(session, row.id),
         devices=session.exec(select(func.count()).where(col(DeviceRow.product) == row.id)).one(),
-        created_at_ms=row.created_at_ms,
-    )
-
-
-def _group_view(session: Session, row: GroupRow) -> GroupView:
-    devices = select(func.count()).select_from(ids_of(row.product, group=row.name).subquery())
-    return GroupView(
-        product=row.product,
-        group=row.name,
-        rank=row.rank if row.name != EVERYONE else len(_ranked(session, row.product)) + 1,
-        devices=session.exec(devices).one(),
         created_at_ms=row.created_at_ms,
     )

@@ -12,10 +12,10 @@ from cloud.fleet import DeviceFilter, DeviceView, FleetView, OtaStatus, OtaView,
 from cloud.models import ChannelRow, ComponentRow, DeviceRow, FirmwareRow, OtaRow, PinRow
 from cloud.planner import components_of
 from cloud.store.audit import audit
-from cloud.store.catalog import add_to_groups
 from cloud.store.device_views import device_views, filtered, pin_view
 from cloud.store.engine import Change, Database
 from cloud.store.errors import ConflictError, NotFoundError
+from cloud.store.groups import add_to_groups
 from cloud.store.lookup import checking, device_row, firmware_row, group_row, ota_row, product_row
 from cloud.store.otas import close, ota_view, tell
 from cloud.store.situations import assignments, channels_of, floors_of, ids_of, situations
