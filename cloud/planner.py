@@ -115,10 +115,10 @@ def notice_releases(releases: Sequence[NoticeRelease]) -> tuple[NoticeRelease, .
 
     - its target range is `*`: then every admitted device is in it; or
     - both state the same range, and their firmware is the same: they apply by running it, or by the range, alike; or
-    - both state the same range, this range speaks of the released component alone, and *old*'s firmware is itself in
-      it: a device to which *old* applies because it is in the range is in *new*'s; one that runs *old*'s firmware
-      has its version and build, and is in the range too. (That a digest comes with the version and build that were
-      signed with it is taken as given here, and nowhere else.)
+    - both state the same range, and *old*'s firmware is itself in it, whatever else is installed: a device to which
+      *old* applies because it is in the range is in *new*'s; one that runs *old*'s firmware has its version and build,
+      and is in the range too. (That a digest comes with the version and build that were signed with it is taken as
+      given here, and nowhere else.)
 
     The last case keeps parallel lines (`1.x`, `2.x`) short. Raises TooManyReleasesError when more than MAX_RELEASES
     remain.
@@ -224,12 +224,9 @@ def _is_every_version(target_range: str) -> bool:
 
 
 def _in_own_range(release: NoticeRelease) -> bool:
-    """Tell whether whoever runs the release's firmware is in its range, whatever else the device has."""
-    firmware, target = release.firmware, VersionRange.parse(release.target_range)
-    own = (None, firmware.component)
-    if any(comparator.component not in own for alternative in target.alternatives for comparator in alternative):
-        return False
-    return target.matches(firmware.component, {firmware.component: _signed(firmware)})
+    """Tell whether whoever runs the release's firmware is in its range: a range fails for a component not given."""
+    installed = {release.firmware.component: _signed(release.firmware)}
+    return VersionRange.parse(release.target_range).matches(release.firmware.component, installed)
 
 
 def _signed(firmware: FirmwareRef) -> Installed:
@@ -260,11 +257,7 @@ def _why_not_taken(device: DeviceSituation, channels: Channels, candidate: Notic
     wanted = decision.wanted
     if wanted is not None and wanted.source_id == candidate.release_id:
         return _why_no_take(decision, wanted)
-    name = f"{candidate.release_id} v{candidate.label}"
-    for step in decision.trace:
-        if step.subject == name and not step.passed and step.rule in _NOT_REACHED:
-            return _NOT_REACHED[step.rule], _not_reached(step.rule, step.saw)
-    return _why_other(decision)
+    return _why_not_reached(decision, f"{candidate.release_id} v{candidate.label}") or _why_other(decision)
 
 
 def _why_no_take(decision: Decision, wanted: Wanted) -> Why | None:
@@ -283,7 +276,9 @@ def _why_other(decision: Decision) -> Why:
     if decision.blocked_by is Rule.OTA_OFF:
         return HoldReason.OTA_OFF, "updates are switched off for the product"
     if wanted is None:
-        return HoldReason.NOTHING_RELEASED, "nothing that was released applies"
+        newest = next((step.subject for step in decision.trace if step.rule in _NOT_REACHED), None)
+        nothing = HoldReason.NOTHING_RELEASED, "nothing was released to it"
+        return (_why_not_reached(decision, newest) if newest else None) or nothing
     if wanted.via is Via.PIN:
         return HoldReason.PINNED, f"locked to {wanted.firmware.version}"
     if wanted.via is Via.OTA:
@@ -291,10 +286,15 @@ def _why_other(decision: Decision) -> Why:
     return HoldReason.HIGHER_RANK, f"group {wanted.group} decides: v{wanted.label}, {wanted.firmware.version}"
 
 
-def _not_reached(rule: Rule, saw: str) -> str:
-    if rule is Rule.HARDWARE:
-        return f"hardware model {saw} is not among the firmware's"
-    return f"outside the percentage: {saw}" if rule is Rule.PERCENTAGE else f"outside the target range: {saw}"
+def _why_not_reached(decision: Decision, release: str) -> Why | None:
+    """Tell why a release, as traces name it, does not apply; None if it does, or was not looked at."""
+    for step in decision.trace:
+        if step.subject == release and not step.passed and step.rule in _NOT_REACHED:
+            if step.rule is Rule.HARDWARE:
+                return HoldReason.HARDWARE, f"hardware model {step.saw} is not among the firmware's"
+            what = "percentage" if step.rule is Rule.PERCENTAGE else "target range"
+            return _NOT_REACHED[step.rule], f"outside the {what}: {step.saw}"
+    return None
 
 
 def _sentence(candidate: NoticeRelease, group: str, reach: int, holds: Sequence[Hold]) -> str:

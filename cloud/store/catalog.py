@@ -35,7 +35,7 @@ from cloud.values import FirmwareView, GroupView, ProductView
 from protocol.codec import to_plain
 from protocol.identity import EVERYONE, check_digest, check_id
 from protocol.manifest import MAX_HARDWARE_MODELS, Manifest
-from protocol.values import MAX_COMPONENTS
+from protocol.values import MAX_COMPONENTS, check_number
 
 
 class Catalog:
