@@ -18,6 +18,7 @@ The rules, beside those of ports.py:
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from pathlib import Path
@@ -63,12 +64,11 @@ class FilesSlots:
         current, committed = self._current(), self._committed()
         running = self._recorded(current) if current else None
         beside = self._recorded(current.beside) if current else self._recorded(SlotName.A) or self._recorded(SlotName.B)
-        moved = current is not None and (committed is None or committed.slot is not current)
         return SlotsView(
             running=running.state if running else None,
             running_image=self._image(current) if current and running else None,
             other=beside.state if beside else None,
-            trial=moved or self._trial_record.exists(),
+            trial=self._is_trial(current, committed),
             capacity_bytes=self._room_bytes(),
         )
 
@@ -156,8 +156,15 @@ class FilesSlots:
         if committed and committed.slot is current:  # said again
             previous = committed.previous
         with storage("the trial could not be made permanent", Reason.COMMIT_FAILED):
-            store(self._committed_record, Committed(slot=current, image=record, previous=previous))
+            try:
+                store(self._committed_record, Committed(slot=current, image=record, previous=previous))
+            except OSError:
+                self._take_back(committed)
+                raise
+        try:
             durable.remove(self._trial_record)
+        except OSError as error:  # of a slot that is committed it says nothing any more
+            _LOG.warning("%s: trial.json could not be removed: %s", self._component, error)
 
     def revert(self) -> None:
         """Make the next start that of the committed version, or of the best that is left (rule 4), or of nothing."""
@@ -174,6 +181,14 @@ class FilesSlots:
         with storage("the partial download could not be dropped"):
             durable.remove(self._staging_record)
             durable.remove(self._target_file)
+
+    def _take_back(self, committed: Committed | None) -> None:
+        """Undo a confirmation that failed half-way, so that `revert` goes back and not on; as far as the disk lets."""
+        with contextlib.suppress(OSError):
+            if committed is None:
+                durable.remove(self._committed_record)
+            else:
+                store(self._committed_record, committed)
 
     def _revert(self) -> None:
         good = self._best()
@@ -301,7 +316,15 @@ class FilesSlots:
         return committed.slot.beside if committed else SlotName.A
 
     def _on_trial(self) -> bool:
-        return self.inspect().trial
+        return self._is_trial(self._current(), self._committed())
+
+    def _is_trial(self, current: SlotName | None, committed: Committed | None) -> bool:
+        if current is not None and (committed is None or committed.slot is not current):
+            return True
+        if not os.path.lexists(self._trial_record):
+            return False
+        trial = load(self._trial_record, Trial)
+        return not (committed and trial and (trial.slot, trial.digest) == (committed.slot, committed.image.digest))
 
     def _room_bytes(self) -> int:
         """Return the largest image that could be taken: the free space, and what a new target would give back."""
