@@ -69,7 +69,7 @@ class Teller:
         return passed
 
     def eventually(
-        self, claim: str, probe: Callable[[], object], *, timeout_s: float, saw: Callable[[], object]
+        self, claim: str, probe: Callable[[], object], saw: Callable[[], object], *, timeout_s: float = 30.0
     ) -> bool:
         """Note a claim that comes true within a time, watched from outside; `saw` tells what there was if not."""
         return self.expect(claim, wait_for(probe, timeout_s), str(saw()))

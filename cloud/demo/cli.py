@@ -1,0 +1,95 @@
+"""`fleetlift demo`: the whole path, end to end, on real processes, with every claim checked from outside."""
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from cloud.demo import releasing, storms
+from cloud.demo.operating import HARDWARE, PRODUCT, Image, Operator
+from cloud.demo.releasing import Story
+from cloud.demo.telling import Teller
+from cloud.demo.world import World
+from firmware_samples.build import build_all
+from protocol.errors import FleetliftError
+
+ACTS: tuple[tuple[str, str, tuple[Callable[[Story], None], ...]], ...] = (
+    ("a", "Six devices join; 1.0.0 for half of everyone, then for all", (releasing.joining, releasing.by_percentage)),
+    ("b", "1.1.0 at once, for one group; one device is busy", (releasing.at_once,)),
+    ("c", "2.0.0 is broken", (releasing.broken,)),
+    ("d", "64 MiB, and an agent that is killed twice", (storms.killed_agent,)),
+    ("e", "Broker and cloud are killed in the middle of a rollout", (storms.killed_servers,)),
+    ("f", "A stranger with access to the broker", (storms.forged,)),
+    ("g", "Rolling back, a locked device, a single device", (releasing.rolling_back, releasing.finish)),
+)
+
+
+@click.command("demo")
+@click.option("--keep", is_flag=True, help="Leave everything running at the end, and say how to look around.")
+@click.option("--report", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write checks as JSON.")
+def demo(*, keep: bool, report: Path | None) -> None:
+    """Show the whole path, end to end: a broker, a cloud, six agents, real firmware; exit code 1 if a claim fails."""
+    directory = Path(tempfile.mkdtemp(prefix="fleetlift-demo-"))
+    teller, world = Teller(), World(directory)
+    try:
+        _tell(teller, world, click.get_current_context().find_root().command)
+    except FleetliftError as error:
+        teller.expect("the demonstration goes on to its end", passed=False, saw=str(error))
+    except BaseException:
+        world.stop()
+        raise
+    code = teller.close()
+    if report is not None:
+        teller.report(report)
+    if keep:
+        _say_how_to_look(teller, world)
+    else:
+        world.stop()
+        shutil.rmtree(directory, ignore_errors=True)
+    raise SystemExit(code)
+
+
+def _tell(teller: Teller, world: World, commands: click.Command) -> None:
+    images = {version: Image(version, path) for version, path in _build(world).items()}
+    operator = Operator(world, teller, commands)
+    story = Story(world, teller, operator, images)
+    world.broker.start()
+    teller.act("a", ACTS[0][1])
+    teller.say(f"broker: {world.broker.kind}, in a process of its own, at {world.broker.url}")
+    operator.run("init", "--product", PRODUCT, "--hardware", HARDWARE, *_where(world))
+    world.start_cloud()
+    teller.say(f"cloud at {world.url}, keys in {world.home / 'operator' / 'keys'}")
+    for name, title, parts in ACTS:
+        if name != "a":
+            teller.act(name, title)
+        for part in parts:
+            part(story)
+    _show(teller, operator)
+
+
+def _where(world: World) -> list[str]:
+    return ["--port", str(world.http_port), "--broker", world.broker.url]
+
+
+def _build(world: World) -> dict[str, Path]:
+    built = build_all(world.directory / "images")
+    return {name.removeprefix("thermostat-"): path for name, path in built.items() if name.startswith("thermostat-")}
+
+
+def _show(teller: Teller, operator: Operator) -> None:
+    teller.console.print()
+    for row in operator.run("device", "list", quiet=True):
+        runs = ", ".join(f"{item['component']} {item['version']}" for item in row["components"])
+        teller.say(f"{row['device_id']:6} {'online' if row['online'] else 'offline':8} {runs}")
+
+
+def _say_how_to_look(teller: Teller, world: World) -> None:
+    teller.say(f"everything still runs, in {world.directory}")
+    teller.say(f"look around:  fleetlift device list --home {world.home}")
+    teller.say(f"a device:     fleetlift-agent status --config {world.directory}/devices/pi-1/agent.toml")
+    teller.say(f"the API:      {world.url}/docs")
+    pids = [world.cloud, *(device.process for device in world.devices.values())]
+    numbers = " ".join(str(process.child.pid) for process in pids if process.child)
+    teller.say(f"to end it:    kill {numbers} {world.broker.pid}")
