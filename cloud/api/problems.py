@@ -122,9 +122,9 @@ def _invalid(_request: Request, error: Exception) -> JSONResponse:
     details = error.errors() if isinstance(error, RequestValidationError) else []
     reasons = []
     for item in details[:MAX_PROBLEMS]:
-        where = ".".join(str(part) for part in item["loc"] if part not in ("body", "query", "path"))
+        where = ".".join(str(part) for part in item["loc"][1:])  # the first says: body, query or path
         why = str(item["msg"]).removeprefix("Value error, ")
-        reasons.append(f"{where}: {why[:1].lower()}{why[1:]}" if where else why)
+        reasons.append(f"{where}: {why[:1].lower()}{why[1:]}" if where and item["type"] != "json_invalid" else why)
     return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", f"{'; '.join(reasons)[:500]}. Nothing was changed.")
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from http import HTTPStatus
+from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 
@@ -12,6 +13,9 @@ from cloud.api.problems import ApiError
 from cloud.values import FirmwareView, ProductView
 
 router = APIRouter(tags=["products"])
+_METADATA: Final[dict[int | str, dict[str, Any]]] = {
+    HTTPStatus.OK.value: {"content": {"application/json": {"schema": {"type": "object"}}}}
+}
 
 
 @router.get("/products")
@@ -53,7 +57,7 @@ async def publish_role(server: Server, actor: Actor, product: str, request: Requ
     return await asyncio.to_thread(server.publisher.publish_role, product, role, by=actor)
 
 
-@router.get("/metadata/{name}", response_class=Response)
+@router.get("/metadata/{name}", response_class=Response, responses=_METADATA)
 def show_metadata(server: Server, name: str) -> Response:
     """Return a file of the TUF metadata, byte for byte."""
     content = server.repository.metadata(name)

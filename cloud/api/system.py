@@ -2,10 +2,9 @@
 
 import importlib.metadata
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Response
-from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 from pydantic import BaseModel
 
@@ -15,6 +14,9 @@ from cloud.values import AuditView
 
 router = APIRouter(tags=["system"])
 probes = APIRouter(tags=["probes"])
+_METRICS: Final[dict[int | str, dict[str, Any]]] = {
+    HTTPStatus.OK.value: {"content": {"text/plain": {"schema": {"type": "string"}}}}
+}
 
 
 class Health(BaseModel):
@@ -48,7 +50,7 @@ def list_audit(
     return server.store.audit.rows(after=after, subject=subject, limit=limit)
 
 
-@router.get("/metrics", response_class=PlainTextResponse)
+@router.get("/metrics", response_class=Response, responses=_METRICS)
 def show_metrics(server: Server) -> Response:
     """Return metrics in the text format of Prometheus, none of them per device."""
     registry = CollectorRegistry()

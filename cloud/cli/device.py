@@ -1,0 +1,195 @@
+"""`fleetlift device`: who the devices are, how they stand, what they did."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from cloud.cli.client import Json
+from cloud.cli.context import Group, Operator, pass_operator
+from cloud.cli.enrol import enrol
+from cloud.cli.render import Column, moment, shown, size
+
+
+def _runs(device: Any) -> str:
+    return ", ".join(f"{item['component']} {item['version']}" for item in device["components"]) or "nothing yet"
+
+
+def _availability(device: Any) -> str:
+    available = device["availability"]
+    if not available["enabled"]:
+        until = available["disabled_until_ms"]
+        return "disabled" + (f" until {moment(until)}" if until else "")
+    holds = [f"held by {shown(hold['owner'])}: {shown(hold['why'])}" for hold in available["holds"]]
+    return "; ".join(holds) or "enabled"
+
+
+def _pending(device: Any) -> str:
+    return ", ".join(f"{item['component']} {item['version']} ({item['why']})" for item in device["pending"])
+
+
+def _locks(device: Any) -> str:
+    return ", ".join(f"{pin['component']} {pin['version']}" for pin in device["pins"])
+
+
+def _progress(device: Any) -> str:
+    done = device["progress"]
+    return f"{size(done['done_bytes'])} of {size(done['total_bytes'])}" if done else ""
+
+
+COLUMNS = (
+    Column("device", "device_id"),
+    Column("product", "product"),
+    Column("online", "online"),
+    Column("runs", _runs),
+    Column("phase", "phase"),
+    Column("updates", _availability),
+    Column("pending", _pending),
+    Column("locked", _locks),
+    Column("groups", "groups"),
+    Column("last seen", lambda device: moment(device["last_seen_at_ms"])),
+)
+DETAILS = (
+    *COLUMNS[:2],
+    Column("hardware", "hardware_model"),
+    *COLUMNS[2:5],
+    Column("progress", _progress),
+    *COLUMNS[5:],
+    Column("agent", "agent_version"),
+    Column("attributes", "attributes"),
+    Column("digests", lambda row: {item["component"]: item["digest"] for item in row["components"]}),
+    Column("failed digests", lambda row: [digest[:12] for digest in row["failed"]]),
+    Column("refused", "refused"),
+    Column("ota", lambda row: [f"{o['firmware']['version']} ({o['status']})" for o in row["otas"]]),
+    Column("journal", lambda row: f"{row['journal_id'] or '-'} through {row['journal_through']}"),
+    Column("registered", lambda row: moment(row["registered_at_ms"])),
+)
+
+
+def _result(attempt: Any) -> str:
+    if attempt["taken_back_at_ms"]:
+        return "taken back: it later ran another image"
+    return str(attempt["outcome"] or f"{attempt['phase']}…").replace("_", " ")
+
+
+def _source(attempt: Any) -> str:
+    channel = attempt["channel"]
+    return f"{channel['group']} v{attempt['label']}" if channel else str(attempt["via"])
+
+
+HISTORY = (
+    Column("started", lambda attempt: moment(attempt["started_at_ms"])),
+    Column("component", "component"),
+    Column("from", "from_version"),
+    Column("to", "version"),
+    Column("by", _source),
+    Column("result", _result),
+    Column("reason", "reason"),
+    Column("detail", "detail"),
+    Column("fetched", lambda attempt: size(attempt["fetched_bytes"]), justify="right"),
+    Column("forced", "forced"),
+)
+STEPS = (
+    Column("device", "device_id"),
+    Column("steps", lambda row: " > ".join(str(step["outcome"] or step["phase"]) for step in row["steps"])),
+)
+WHY = (
+    Column("component", "component"),
+    Column("rule", "rule"),
+    Column("subject", "subject"),
+    Column("saw", "saw"),
+    Column("passed", "passed"),
+)
+
+
+@click.group(cls=Group)
+def device() -> None:
+    """Devices: enrol, look, lock."""
+
+
+device.add_command(enrol)
+
+
+@device.command("list")
+@click.option("--product", metavar="P")
+@click.option("--group", metavar="G")
+@click.option("--online/--offline", default=None)
+@click.option("--component", metavar="C", help="With --version: of this component.")
+@click.option("--version", metavar="V", help="Those that run this version.")
+@click.option("--pending/--nothing-pending", default=None, help="Those that something waits on.")
+@pass_operator
+def list_(operator: Operator, **query: Any) -> None:
+    """List devices by id."""
+    query["product"] = query["product"] or operator.context.product
+    operator.output.rows(list(_pages(operator, query)), COLUMNS, nothing="There is no such device.")
+
+
+@device.command("show")
+@click.argument("device_id", metavar="DEVICE")
+@pass_operator
+def show(operator: Operator, *, device_id: str) -> None:
+    """Show how one device stands."""
+    operator.output.record(operator.api.get("devices", device_id), DETAILS)
+
+
+@device.command("history")
+@click.argument("device_id", metavar="DEVICE")
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
+@pass_operator
+def history(operator: Operator, *, device_id: str, limit: int) -> None:
+    """Show what one device did, newest first."""
+    found = operator.api.get("devices", device_id, "history", limit=limit)
+    operator.output.rows(found, HISTORY, nothing=f"{device_id} has taken nothing yet.")
+
+
+@device.command("why")
+@click.argument("device_id", metavar="DEVICE")
+@pass_operator
+def why(operator: Operator, *, device_id: str) -> None:
+    """Show what one device should do, and every step that led there."""
+    decisions = operator.api.get("devices", device_id, "decisions")
+    if operator.output.is_json:
+        operator.output.document(decisions)
+        return
+    for decision in decisions:
+        wanted = decision["wanted"]
+        version = f" {wanted['firmware']['version']}" if wanted else ""
+        blocked = f", blocked by {decision['blocked_by']}" if decision["blocked_by"] else ""
+        operator.output.say(f"{decision['component']}: {decision['verdict']}{version}{blocked}")
+    steps = [{"component": item["component"], **step} for item in decisions for step in item["trace"]]
+    operator.output.rows(steps, WHY, nothing=f"Nothing is decided for {device_id}.")
+
+
+@device.command("lock")
+@click.argument("device_id", metavar="DEVICE")
+@click.argument("version")
+@click.option("--component", metavar="C")
+@pass_operator
+def lock(operator: Operator, *, device_id: str, version: str, component: str | None) -> None:
+    """Lock a device to a version: releases pass it by."""
+    chosen = operator.component(component)
+    operator.api.put("devices", device_id, "lock", chosen, body={"version": version})
+    operator.output.say(f"{device_id} is locked to {chosen} {version}.")
+    operator.output.record(operator.api.get("devices", device_id), DETAILS)
+
+
+@device.command("unlock")
+@click.argument("device_id", metavar="DEVICE")
+@click.option("--component", metavar="C")
+@pass_operator
+def unlock(operator: Operator, *, device_id: str, component: str | None) -> None:
+    """Let a device follow its releases again."""
+    chosen = operator.component(component)
+    operator.api.delete("devices", device_id, "lock", chosen)
+    operator.output.say(f"{device_id} follows the releases of {chosen} again.")
+    operator.output.record(operator.api.get("devices", device_id), DETAILS)
+
+
+def _pages(operator: Operator, query: Json) -> Iterator[Json]:
+    after: str | None = None
+    while True:
+        page = operator.api.get("devices", **query, after=after, limit=1000)
+        yield from page["devices"]
+        after = page["next"]
+        if after is None:
+            return

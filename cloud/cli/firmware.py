@@ -1,0 +1,179 @@
+"""`fleetlift firmware`: build, sign, upload and look at images."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cloud.cli.context import Group, Operator, pass_operator
+from cloud.cli.packaging import (
+    Package,
+    current_role,
+    default_name,
+    facts_options,
+    given_facts,
+    make_package,
+    open_keyring,
+    publish,
+    record,
+    save,
+    sign,
+    source_facts,
+    upload,
+)
+from cloud.cli.render import Column, moment, size
+from cloud.durable import write_durably
+from protocol.codec import to_plain
+from protocol.errors import UserError
+
+COLUMNS = (
+    Column("product", "product"),
+    Column("component", "component"),
+    Column("version", "version"),
+    Column("build", "build", justify="right"),
+    Column("seq", "seq", justify="right"),
+    Column("size", lambda row: size(row["size_bytes"]), justify="right"),
+    Column("hardware", "hardware_models"),
+    Column("published", lambda row: moment(row["published_at_ms"])),
+    Column("digest", lambda row: row["digest"][:12]),
+)
+DETAILS = (
+    *COLUMNS[:-1],
+    Column("digest", "digest"),
+    Column("needs agent", lambda row: row["requires"]["agent"]),
+    Column("needs", lambda row: row["requires"]["components"]),
+    Column("signed by", "signer_keyids"),
+    Column("data schema", "data_schema"),
+    Column("notes", "notes"),
+)
+BUILT = (
+    Column("image", "image"),
+    Column("description", "described_in"),
+    Column("product", "product"),
+    Column("component", "component"),
+    Column("version", "version"),
+    Column("size", lambda row: size(row["size_bytes"])),
+    Column("digest", "digest"),
+)
+ROLE_SUFFIX = ".role.json"
+image_argument = click.argument("image", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+
+
+@click.group(cls=Group)
+def firmware() -> None:
+    """Immutable, signed images."""
+
+
+@firmware.command("build")
+@click.argument("source", type=click.Path(exists=True, path_type=Path))
+@click.option("--to", "to", type=click.Path(path_type=Path), help="The image to write (default: here, by its name).")
+@facts_options
+@pass_operator
+def build(operator: Operator, *, source: Path, to: Path | None, **facts: Any) -> None:
+    """Make an image of SOURCE, a file or a directory with a __main__.py, and its description.
+
+    The same sources give the same bytes.
+    """
+    said = source_facts(source, given_facts(operator, **facts))
+    package = make_package(source, said, into=to or Path(default_name(said)))
+    described_in = save(package)
+    row = to_plain(package.description) | {"image": str(package.image), "described_in": str(described_in)}
+    operator.output.record(row, BUILT)
+
+
+@firmware.command("sign")
+@image_argument
+@click.option(
+    "--role", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The product's current role."
+)
+@click.option("--to", type=click.Path(path_type=Path), help="The signed role to write (default: beside the image).")
+@facts_options
+@pass_operator
+def sign_(operator: Operator, *, image: Path, role: Path | None, to: Path | None, **facts: Any) -> None:
+    """Sign IMAGE into its product's role, offline: the server is not asked.
+
+    Without --role the newest role that this home has seen is signed on top of.
+    """
+    package = make_package(image, source_facts(image, given_facts(operator, **facts)))
+    product = package.description.product
+    with open_keyring(operator) as keyring:
+        current = role.read_bytes() if role else keyring.role(product)
+        if current is None:
+            raise UserError(
+                f"this home has seen no role of product {product}. Nothing was signed; give one with --role."
+            )
+        signed = sign(keyring, current, package)
+    path = to or image.with_name(image.name + ROLE_SUFFIX)
+    write_durably(path, signed)
+    save(package)
+    operator.output.record({"product": product, "version": package.description.version, "role": str(path)}, SIGNED)
+
+
+SIGNED = (Column("product", "product"), Column("version", "version"), Column("signed role", "role"))
+
+
+@firmware.command("upload")
+@image_argument
+@click.option(
+    "--role", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The role that `firmware sign` wrote."
+)
+@facts_options
+@pass_operator
+def upload_(operator: Operator, *, image: Path, role: Path | None, **facts: Any) -> None:
+    """Send IMAGE and its signed role; without --role it is signed now, on top of the server's role."""
+    package = make_package(image, source_facts(image, given_facts(operator, **facts)))
+    said = package.description
+    operator.api.get("products", said.product)
+    upload(operator, image, package.ref)
+    beside = image.with_name(image.name + ROLE_SUFFIX)
+    if role is not None or beside.exists():
+        _send_role(operator, package, role or beside)
+    else:
+        publish(operator, package)
+    operator.output.say(f"{said.product}/{said.component} {said.version} is published.")
+    operator.output.record(operator.api.get("firmware", said.product, said.component, said.version), DETAILS)
+
+
+def _send_role(operator: Operator, package: Package, role: Path) -> None:
+    product = package.description.product
+    operator.api.post_bytes("products", product, "role", content=role.read_bytes())
+    if operator.home.keys.exists():
+        with open_keyring(operator) as keyring:
+            record(operator, keyring, product)
+
+
+@firmware.command("list")
+@click.option("--product", metavar="P")
+@click.option("--component", metavar="C")
+@pass_operator
+def list_(operator: Operator, *, product: str | None, component: str | None) -> None:
+    """List firmware, newest first."""
+    found = operator.api.get("firmware", product=product or operator.context.product, component=component)
+    operator.output.rows(found, COLUMNS, nothing="There is no firmware yet.")
+
+
+@firmware.command("show")
+@click.argument("version")
+@click.option("--product", metavar="P")
+@click.option("--component", metavar="C")
+@pass_operator
+def show(operator: Operator, *, version: str, product: str | None, component: str | None) -> None:
+    """Show one firmware."""
+    path = ("firmware", operator.product(product), operator.component(component), version)
+    operator.output.record(operator.api.get(*path), DETAILS)
+
+
+@firmware.command("role")
+@click.option("--product", metavar="P")
+@click.option("--to", required=True, type=click.Path(path_type=Path), help="The file to write.")
+@pass_operator
+def role_(operator: Operator, *, product: str | None, to: Path) -> None:
+    """Fetch a product's current role, to sign on top of it on a machine without network."""
+    chosen = operator.product(product)
+    write_durably(to, current_role(operator, chosen))
+    operator.output.record({"product": chosen, "version": _version_of(to), "role": str(to)}, SIGNED)
+
+
+def _version_of(role: Path) -> object:
+    return json.loads(role.read_bytes())["signed"]["version"]

@@ -1,0 +1,34 @@
+"""Before a decision: how many devices it will reach, and why the others not."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from cloud.cli.client import Json
+from cloud.cli.context import Operator
+from cloud.cli.render import shown
+
+MAX_NAMES: Final = 5
+MAX_REASONS: Final = 10
+
+
+def tell_forecast(operator: Operator, request: Json) -> Json:
+    """Ask the server for the forecast of a release, say it to the person, and return it."""
+    forecast: Json = operator.api.post("releases", "forecast", body=request)
+    operator.output.say(forecast["sentence"])
+    for line in held(forecast["holds"]):
+        operator.output.say(line)
+    return forecast
+
+
+def held(holds: Iterable[Json]) -> list[str]:
+    """Return a line per reason: how many devices, which, and why."""
+    reasons: dict[str, list[Json]] = {}
+    for hold in holds:
+        reasons.setdefault(hold["reason"], []).append(hold)
+    lines = []
+    for reason, items in sorted(reasons.items(), key=lambda pair: -len(pair[1]))[:MAX_REASONS]:
+        names = ", ".join(shown(item["device_id"]) for item in items[:MAX_NAMES])
+        more = ", …" if len(items) > MAX_NAMES else ""
+        detail = f" ({shown(items[0]['detail'])})" if items[0]["detail"] else ""
+        lines.append(f"  not {len(items)}: {reason.replace('_', ' ')}: {names}{more}{detail}")
+    return lines

@@ -1,0 +1,83 @@
+"""`fleetlift product`: kinds of devices."""
+
+import click
+
+from cloud.cli.context import Group, Operator, pass_operator
+from cloud.cli.render import Column, moment
+from cloud.keyring import Keyring
+
+COLUMNS = (
+    Column("product", "product"),
+    Column("hardware", "hardware_models"),
+    Column("devices", "devices", justify="right"),
+    Column("updates", lambda row: "on" if row["ota_enabled"] else "off"),
+    Column("floors", "floors"),
+    Column("created", lambda row: moment(row["created_at_ms"])),
+)
+
+
+@click.group(cls=Group)
+def product() -> None:
+    """Kinds of devices: hardware models, components, and whether updates are on."""
+
+
+@product.command("create")
+@click.argument("name")
+@click.option("--hardware", multiple=True, required=True, metavar="MODEL", help="A hardware model; may be repeated.")
+@pass_operator
+def create(operator: Operator, *, name: str, hardware: tuple[str, ...]) -> None:
+    """Make a product: its signing key stays here, the server gets what it signed."""
+    keyring = Keyring(operator.home.keys)
+    current = operator.api.read("metadata", "targets.json")
+    delegation = keyring.delegate(name, current)
+    body = {
+        "product": name,
+        "hardware_models": list(hardware),
+        "targets": delegation.targets.decode(),
+        "role": delegation.role.decode(),
+    }
+    made = operator.api.post("products", body=body)
+    operator.output.say(f"Product {name} is made. Its signing key is in {operator.home.keys} and nowhere else.")
+    operator.output.record(made, COLUMNS)
+
+
+@product.command("list")
+@pass_operator
+def list_(operator: Operator) -> None:
+    """List products."""
+    operator.output.rows(operator.api.get("products"), COLUMNS, nothing="There is no product yet.")
+
+
+@product.command("show")
+@click.argument("name", required=False)
+@pass_operator
+def show(operator: Operator, *, name: str | None) -> None:
+    """Show one product."""
+    operator.output.record(operator.api.get("products", operator.product(name)), COLUMNS)
+
+
+def _switch(operator: Operator, name: str | None, *, enabled: bool) -> None:
+    chosen = operator.product(name)
+    changed = operator.api.patch("products", chosen, body={"ota_enabled": enabled})
+    operator.output.say(f"Updates of {chosen} are {'on' if enabled else 'off'}.")
+    operator.output.record(changed, COLUMNS)
+
+
+@product.command("enable")
+@click.argument("name", required=False)
+@pass_operator
+def enable(operator: Operator, *, name: str | None) -> None:
+    """Switch the updates of a whole product on."""
+    _switch(operator, name, enabled=True)
+
+
+@product.command("disable")
+@click.argument("name", required=False)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@pass_operator
+def disable(operator: Operator, *, name: str | None, yes: bool) -> None:
+    """Switch the updates of a whole product off: nothing moves until they are on again."""
+    chosen = operator.product(name)
+    known = operator.api.get("products", chosen)
+    operator.output.confirm(f"Switch updates off for all {known['devices']} devices of {chosen}?", yes=yes)
+    _switch(operator, chosen, enabled=False)

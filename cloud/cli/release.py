@@ -1,0 +1,195 @@
+"""`fleetlift release`: labelled decisions that put firmware live on channels."""
+
+import click
+
+from cloud.cli.client import Json
+from cloud.cli.context import Group, Operator, pass_operator
+from cloud.cli.options import PERCENTAGE, channel_options, timeout_option, wait_option, yes_option
+from cloud.cli.outlook import tell_forecast
+from cloud.cli.push import push
+from cloud.cli.release_pages import COLUMNS, DETAILS, channel_of, channel_pages, find, finish, label_of
+from cloud.cli.render import plural
+from protocol.errors import UserError
+
+
+@click.group(cls=Group)
+def release() -> None:
+    """Decisions that put a firmware live for a group: push, patch, disable, roll back, promote."""
+
+
+release.add_command(push)
+
+
+@release.command("list")
+@channel_options
+@pass_operator
+def list_(operator: Operator, *, product: str | None, group: str | None, component: str | None) -> None:
+    """List releases per channel, newest label first."""
+    query = {"product": product or operator.context.product, "group": group, "component": component}
+    operator.output.rows(operator.api.get("releases", **query), COLUMNS, nothing="There is no release yet.")
+
+
+@release.command("show")
+@click.argument("name", metavar="RELEASE")
+@channel_options
+@pass_operator
+def show(operator: Operator, *, name: str, **channel: str | None) -> None:
+    """Show one release and what became of it; RELEASE is a label such as v3, or an id."""
+    operator.output.record(find(operator, name, channel), DETAILS)
+
+
+@release.command("patch")
+@click.argument("name", metavar="RELEASE")
+@channel_options
+@click.option("--percentage", type=PERCENTAGE, metavar="1-100", help="The share of devices; it can only rise.")
+@click.option("--mandatory/--optional", default=None, help="Installed at start-up, before the application runs.")
+@click.option("--description", metavar="TEXT")
+@click.option("--immediate/--gradual", default=None, help="Taken at once, or at the start of the next session.")
+@pass_operator
+def patch(
+    operator: Operator,
+    *,
+    name: str,
+    percentage: int | None,
+    mandatory: bool | None,
+    description: str | None,
+    immediate: bool | None,
+    **channel: str | None,
+) -> None:
+    """Change a release for the devices that it has not reached."""
+    urgency = None if immediate is None else "immediate" if immediate else "gradual"
+    said = {"percentage": percentage, "mandatory": mandatory, "description": description, "urgency": urgency}
+    changes = {key: value for key, value in said.items() if value is not None}
+    if not changes:
+        raise UserError("nothing to change was said, and nothing was changed; see `fleetlift release patch --help`")
+    page = _patch(operator, name, channel, changes)
+    percent = f": {page['release']['percentage']} % of the devices" if percentage is not None else ""
+    operator.output.say(f"{channel_of(page)} {label_of(page)} is changed{percent}. {page['link']}")
+    operator.output.record(page, DETAILS)
+
+
+@release.command("enable")
+@click.argument("name", metavar="RELEASE")
+@channel_options
+@pass_operator
+def enable(operator: Operator, *, name: str, **channel: str | None) -> None:
+    """Enable a release that was disabled."""
+    page = _patch(operator, name, channel, {"enabled": True})
+    operator.output.say(f"{channel_of(page)} {label_of(page)} is enabled{_live_note(page)}. {page['link']}")
+    operator.output.record(page, DETAILS)
+
+
+@release.command("disable")
+@click.argument("name", metavar="RELEASE")
+@channel_options
+@pass_operator
+def disable(operator: Operator, *, name: str, **channel: str | None) -> None:
+    """Disable a release: the enabled one before it is Live again. Asks nothing: it is the brake."""
+    page = _patch(operator, name, channel, {"enabled": False})
+    others = channel_pages(operator, page["release"]["channel"])
+    live = next((other for other in others if other["release"]["live"]), None)
+    after = f"{label_of(live)} ({live['release']['firmware']['version']}) is Live" if live else "nothing is Live now"
+    operator.output.say(f"{channel_of(page)} {label_of(page)} is disabled; {after}. {page['link']}")
+    operator.output.record(page, DETAILS)
+
+
+@release.command("now")
+@click.argument("name", metavar="RELEASE")
+@channel_options
+@yes_option
+@pass_operator
+def now(operator: Operator, *, name: str, yes: bool, **channel: str | None) -> None:
+    """Make a gradual release immediate: online devices take it in real time."""
+    page = find(operator, name, channel)
+    progress = operator.api.get("releases", page["release"]["release_id"], "progress")
+    waiting = sum(device["stage"] == "waiting" for device in progress["devices"])
+    operator.output.confirm(
+        f"{channel_of(page)} {label_of(page)} ({page['release']['firmware']['version']}) at once, for the "
+        f"{plural(waiting, 'device')} that waits for it?",
+        yes=yes,
+    )
+    page = operator.api.patch("releases", page["release"]["release_id"], body={"urgency": "immediate"})
+    operator.output.say(f"{channel_of(page)} {label_of(page)} is immediate. {page['link']}")
+    operator.output.record(page, DETAILS)
+
+
+@release.command("rollback")
+@click.argument("name", metavar="RELEASE")
+@channel_options
+@click.option("--description", metavar="TEXT", default="")
+@yes_option
+@wait_option
+@timeout_option
+@pass_operator
+def rollback(
+    operator: Operator, *, name: str, description: str, yes: bool, wait: bool, timeout: float, **channel: str | None
+) -> None:
+    """Make an earlier, successful RELEASE Live again, as a new label that references it."""
+    target = find(operator, name, channel)
+    tell_forecast(operator, _again(target, target["release"]["channel"]["group"], percentage=100))
+    operator.output.confirm(f"Roll {channel_of(target)} back to {label_of(target)}?", yes=yes)
+    page = operator.api.post("releases", target["release"]["release_id"], "rollback", body={"description": description})
+    _made(operator, page, wait=wait, timeout=timeout)
+
+
+@release.command("promote")
+@click.argument("name", metavar="RELEASE")
+@channel_options
+@click.option("--to", "to", metavar="GROUP", help="The group to release it to (default: a new label where it is).")
+@click.option("--percentage", type=PERCENTAGE, default=100, show_default=True, metavar="1-100")
+@click.option("--mandatory/--optional", default=None)
+@click.option("--description", metavar="TEXT")
+@yes_option
+@wait_option
+@timeout_option
+@pass_operator
+def promote(
+    operator: Operator,
+    *,
+    name: str,
+    to: str | None,
+    percentage: int,
+    mandatory: bool | None,
+    description: str | None,
+    yes: bool,
+    wait: bool,
+    timeout: float,
+    **channel: str | None,
+) -> None:
+    """Release what succeeded in one group to another."""
+    source = find(operator, name, channel)
+    group = to or source["release"]["channel"]["group"]
+    tell_forecast(operator, _again(source, group, percentage=percentage))
+    operator.output.confirm(f"Promote {channel_of(source)} {label_of(source)} to group {group}?", yes=yes)
+    body = {"group": group, "percentage": percentage, "mandatory": mandatory, "description": description}
+    page = operator.api.post("releases", source["release"]["release_id"], "promote", body=body)
+    _made(operator, page, wait=wait, timeout=timeout)
+
+
+def _patch(operator: Operator, name: str, channel: dict[str, str | None], changes: Json) -> Json:
+    page = find(operator, name, channel)
+    changed: Json = operator.api.patch("releases", page["release"]["release_id"], body=changes)
+    return changed
+
+
+def _live_note(page: Json) -> str:
+    return " and Live" if page["release"]["live"] else ""
+
+
+def _again(page: Json, group: str, *, percentage: int) -> Json:
+    """Return the request for a forecast of the same firmware for a group."""
+    found = page["release"]
+    return {
+        "product": found["channel"]["product"],
+        "group": group,
+        "component": found["channel"]["component"],
+        "version": found["firmware"]["version"],
+        "percentage": percentage,
+        "urgency": found["urgency"],
+        "target_range": found["target_range"],
+    }
+
+
+def _made(operator: Operator, page: Json, *, wait: bool, timeout: float) -> None:
+    operator.output.say(f"{channel_of(page)} {label_of(page)} is Live. {page['link']}")
+    finish(operator, page, wait=wait, timeout=timeout)

@@ -1,0 +1,177 @@
+"""How answers reach a person or a program: tables, JSON alone on standard output, progress, questions.
+
+With `-o json` standard output holds one JSON document and nothing else; what people like to know goes to standard
+error. Text that devices wrote is shown without its control characters: a terminal obeys those.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final, Literal, TextIO
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.table import Table
+from rich.text import Text
+
+from protocol.errors import UserError
+
+OutputFormat = Literal["table", "json"]
+PLAIN_WIDTH: Final = 4000
+"""Where nobody reads on a terminal nothing is cut to its width."""
+PLAIN_STEPS: Final = 4
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a table: its heading, and what stands in it."""
+
+    heading: str
+    value: str | Callable[[Row], object]
+    justify: Literal["left", "right"] = "left"
+
+    def text(self, row: Row) -> Text:
+        """Return the cell of a row."""
+        found = row.get(self.value) if isinstance(self.value, str) else self.value(row)
+        return Text(shown(found))
+
+
+def shown(value: object) -> str:
+    """Return a value as a person reads it, without control characters."""
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(shown(item) for item in value) or "-"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{shown(name)}={shown(item)}" for name, item in value.items()) or "-"
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in str(value))
+
+
+def size(size_bytes: int) -> str:
+    """Return a number of bytes as a person reads it."""
+    amount = float(size_bytes)
+    for unit in ("B", "KiB", "MiB"):
+        if amount < 1024:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} GiB"
+
+
+def moment(at_ms: int | None) -> str:
+    """Return milliseconds since 1970 as a time in UTC, to the second."""
+    if not at_ms:
+        return "-"
+    try:
+        return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    except (OverflowError, ValueError, OSError):  # a device's clock may say anything
+        return f"{at_ms} ms"
+
+
+def plural(count: int, noun: str) -> str:
+    """Return `1 device`, `2 devices`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+@dataclass(slots=True)
+class Output:
+    """Where a command's answer goes."""
+
+    format: OutputFormat = "table"
+    stdout: TextIO = field(default_factory=lambda: sys.stdout)
+    stderr: TextIO = field(default_factory=lambda: sys.stderr)
+
+    @property
+    def is_json(self) -> bool:
+        """Whether a program reads the answer."""
+        return self.format == "json"
+
+    def say(self, sentence: str) -> None:
+        """Tell a person something that is not the answer itself."""
+        self._console(self.stderr if self.is_json else self.stdout).print(Text(sentence), soft_wrap=True)
+
+    def warn(self, sentence: str) -> None:
+        """Tell a person, on standard error."""
+        self._console(self.stderr).print(Text(sentence), soft_wrap=True)
+
+    def document(self, value: object) -> None:
+        """Write the answer for a program: one JSON document."""
+        self.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        self.stdout.flush()
+
+    def rows(self, rows: Sequence[Row], columns: Iterable[Column], *, nothing: str) -> None:
+        """Write the answer as a table, or as a JSON list."""
+        if self.is_json:
+            self.document(list(rows))
+            return
+        if not rows:
+            self.say(nothing)
+            return
+        columns = tuple(columns)
+        console = self._console(self.stdout)
+        table = Table(box=None, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+        for column in columns:
+            table.add_column(column.heading.upper(), justify=column.justify, no_wrap=not console.is_terminal)
+        for row in rows:
+            table.add_row(*(column.text(row) for column in columns))
+        console.print(table)
+
+    def record(self, row: Row, columns: Iterable[Column]) -> None:
+        """Write one thing as a list of its properties, or as a JSON object."""
+        if self.is_json:
+            self.document(row)
+            return
+        table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(overflow="fold")
+        for column in columns:
+            table.add_row(column.heading, column.text(row))
+        self._console(self.stdout).print(table)
+
+    def confirm(self, question: str, *, yes: bool) -> None:
+        """Ask, unless `yes`; raises UserError when the answer is no, or when nobody can answer."""
+        if yes:
+            return
+        if not sys.stdin.isatty():
+            raise UserError(f"{question} Nobody is here to answer: nothing was changed. Add --yes to go ahead.")
+        if not click.confirm(question, err=True):
+            raise UserError("Nothing was changed.", exit_code=1)
+
+    @contextmanager
+    def progress(self, label: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
+        """Show how far long work is; yields a function that takes the bytes done since the last call."""
+        console = self._console(self.stderr)
+        if not console.is_terminal:
+            yield _PlainProgress(self, label, total_bytes)
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(True), TransferSpeedColumn())
+        with Progress(*columns, console=console, transient=True) as progress:
+            task = progress.add_task(shown(label), total=total_bytes)
+            yield lambda done_bytes: progress.update(task, advance=done_bytes)
+
+    def _console(self, stream: TextIO) -> Console:
+        width = None if stream.isatty() else PLAIN_WIDTH
+        return Console(file=stream, width=width, highlight=False, emoji=False, markup=False)
+
+
+class _PlainProgress:
+    """A line at each quarter, for logs."""
+
+    def __init__(self, output: Output, label: str, total_bytes: int) -> None:
+        self._output, self._label, self._total = output, label, max(total_bytes, 1)
+        self._done = self._step = 0
+
+    def __call__(self, done_bytes: int) -> None:
+        self._done += done_bytes
+        step = self._done * PLAIN_STEPS // self._total
+        if step > self._step:
+            self._step = step
+            percent = min(100, self._done * 100 // self._total)
+            self._output.warn(f"{self._label}: {percent} % of {size(self._total)}")

@@ -1,0 +1,122 @@
+"""Waiting for devices, live: a table on a terminal, a line per change elsewhere."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from cloud.cli.client import FAILED, TIMED_OUT, Json, UnreachableError
+from cloud.cli.render import Output, plural, shown
+from cloud.progress import Stage
+
+POLL_S: Final = 10.0
+"""How long the server holds a poll when nothing happens."""
+CALM_S: Final = 0.2
+"""The shortest time between two polls: a busy fleet changes all the time."""
+AWAY_S: Final = 1.0
+UNSETTLED: Final = frozenset({Stage.WAITING, Stage.UNDER_WAY})
+GOOD: Final = frozenset({Stage.SUCCEEDED, Stage.ALREADY})
+MAX_ROWS: Final = 30
+_STYLES = {Stage.UNDER_WAY: "cyan", Stage.WAITING: "dim", **dict.fromkeys(GOOD, "green")}
+
+Fetch = Callable[[int | None, float], Json]
+"""Takes the revision seen and how long to wait; returns a page with `revision` and `devices`."""
+
+
+class Watch:
+    """Follows devices until each has settled or the time is up."""
+
+    def __init__(self, output: Output, fetch: Fetch, timeout_s: float) -> None:
+        self._output, self._fetch, self._timeout_s = output, fetch, timeout_s
+        self._told: dict[str, str] = {}
+
+    def run(self) -> tuple[Json, int]:
+        """Return the last page and the exit code: 0 all good, 1 some not, 3 some still open when the time was up."""
+        deadline = time.monotonic() + self._timeout_s
+        console = Console(file=self._output.stderr, highlight=False, markup=False, emoji=False)
+        if not console.is_terminal:
+            return self._follow(deadline, self._tell)
+        with Live(console=console, refresh_per_second=4, transient=True) as live:
+            page, code = self._follow(deadline, lambda devices: live.update(_table(devices)))
+        self._tell(page["devices"])
+        return page, code
+
+    def _follow(self, deadline: float, show: Callable[[list[Json]], object]) -> tuple[Json, int]:
+        page, away = self._fetch(None, 0), False
+        while True:
+            show(page["devices"])
+            stages = [Stage(device["stage"]) for device in page["devices"]]
+            remaining = deadline - time.monotonic()
+            if not UNSETTLED.intersection(stages):
+                return page, 0 if all(stage in GOOD for stage in stages) else FAILED
+            if remaining <= 0:
+                return page, TIMED_OUT
+            time.sleep(min(CALM_S, remaining))
+            try:
+                page, away = self._fetch(page["revision"], min(POLL_S, remaining)), False
+            except UnreachableError as error:
+                if not away:
+                    self._output.warn(f"{error} Waiting for it to come back.")
+                away = True
+                time.sleep(min(AWAY_S, max(0.0, deadline - time.monotonic())))
+
+    def _tell(self, devices: list[Json]) -> None:
+        for device in devices:
+            said = describe(device)
+            if self._told.get(device["device_id"]) != said:
+                self._told[device["device_id"]] = said
+                self._output.warn(f"  {shown(device['device_id'])}: {said}")
+
+
+def describe(device: Mapping[str, Any]) -> str:
+    """Return how a device stands, in a few words."""
+    stage = Stage(device["stage"])
+    words = [stage.value.replace("_", " ")]
+    if stage is Stage.UNDER_WAY:
+        words = [str(device["phase"]).replace("_", " ")]
+        if device["percent"] is not None:
+            words.append(f"{device['percent'] // 10 * 10} %")
+    why = [shown(item) for item in (device["reason"], device["detail"]) if item]
+    return " ".join(words) + (f" ({': '.join(why)})" if why else "")
+
+
+def conclude(output: Output, page: Json, code: int, timeout_s: float) -> None:
+    """Say how it ended."""
+    devices = page["devices"]
+    good = sum(Stage(device["stage"]) in GOOD for device in devices)
+    open_ = [device["device_id"] for device in devices if Stage(device["stage"]) in UNSETTLED]
+    bad = len(devices) - good - len(open_)
+    parts = [f"{plural(good, 'device')} updated"]
+    if bad:
+        parts.append(f"{bad} not")
+    if open_:
+        names = ", ".join(open_[:5]) + (", …" if len(open_) > 5 else "")
+        parts.append(f"{len(open_)} still open ({names})")
+    if not devices:
+        parts = ["no device is to take it"]
+    sentence = "; ".join(parts)
+    if code == TIMED_OUT:
+        sentence += f" after {timeout_s:g} s. The decision stands: devices go on without this command."
+    output.say(sentence[:1].upper() + sentence[1:])
+
+
+def _table(devices: list[Json]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("DEVICE", "", "DETAIL"):
+        table.add_column(heading)
+    order = sorted(devices, key=lambda device: (device["stage"] not in UNSETTLED, device["device_id"]))
+    for device in order[:MAX_ROWS]:
+        stage = Stage(device["stage"])
+        online = "" if device["online"] else " (offline)"
+        table.add_row(
+            Text(shown(device["device_id"]) + online),
+            Text(describe(device).partition(" (")[0], style=_STYLES.get(stage, "red")),
+            Text(" ".join(shown(item) for item in (device["reason"], device["detail"]) if item)),
+        )
+    if len(order) > MAX_ROWS:
+        table.add_row(Text(f"… and {len(order) - MAX_ROWS} more"), Text(""), Text(""))
+    return table

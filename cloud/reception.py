@@ -1,0 +1,136 @@
+"""What devices say, and what they are answered: one method per kind of message, each safe to repeat."""
+
+import asyncio
+import dataclasses
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol, TypeVar, assert_never
+
+from cloud.artifacts import Artifacts
+from cloud.changes import Changes
+from cloud.store.store import Store
+from cloud.tally import Tally
+from cloud.trust import MetadataRepository
+from cloud.values import OutboxKind
+from protocol.chunks import MAX_BLOB_BYTES, BlobRef, describe
+from protocol.codec import encode
+from protocol.down import Ack, Desired, Metadata
+from protocol.errors import MessageError
+from protocol.signing import DESIRED_TYPE, seal
+from protocol.topics import Topics
+from protocol.up import Ask, Asked, DeviceState, Hello, Presence, Report, Want
+
+M = TypeVar("M")
+UpMessage = Hello | DeviceState | Report | Want | Ask | Presence
+Publish = Callable[[str, bytes], Awaitable[None]]
+"""Takes topic and payload; returns when the broker has it (QoS 1)."""
+_CHANNEL_PARTS: Final = 2  # <group>/<component>
+
+
+class Streaming(Protocol):
+    """Where wanted chunks are sent from."""
+
+    def want(self, device_id: str, want: Want) -> None:
+        """Have chunks sent; returns at once."""
+
+
+class Reception:
+    """Answers devices. Nothing here keeps anything: the store does, and what is lost is asked again."""
+
+    def __init__(
+        self,
+        store: Store,
+        repository: MetadataRepository,
+        artifacts: Artifacts,
+        *,
+        streams: Streaming,
+        publish: Publish,
+        repeat: Callable[[OutboxKind, str], None],
+        topics: Topics,
+        changes: Changes,
+        tally: Tally,
+        open_joining: bool,
+    ) -> None:
+        """Take the parts; `repeat` has a retained message published again, at its leisure."""
+        self._store, self._repository, self._artifacts = store, repository, artifacts
+        self._streams, self._publish, self._repeat = streams, publish, repeat
+        self._topics, self._changes, self._tally = topics, changes, tally
+        self._open_joining = open_joining
+
+    async def receive(self, device_id: str, message: UpMessage) -> None:
+        """Store what a device says and answer it; raises what the store and the broker raise."""
+        match message:
+            case Hello():
+                await self._hello(device_id, message)
+            case DeviceState():
+                await self._note(device_id, "state", self._store.journal.receive_state, message)
+            case Presence():
+                await self._note(device_id, "presence", self._store.journal.receive_presence, message)
+            case Report():
+                await self._report(device_id, message)
+            case Want():
+                self._streams.want(device_id, message)
+            case Ask():
+                await self._ask(device_id, message)
+            case _:
+                assert_never(message)
+
+    async def _hello(self, device_id: str, hello: Hello) -> None:
+        answer = await asyncio.to_thread(
+            self._store.journal.receive_hello, device_id, hello, open_joining=self._open_joining
+        )
+        if answer.refusal is not None:
+            self._tally.refuse("hello", answer.refusal, device_id)
+            return
+        self._changes.bump()
+        if answer.ack is not None:
+            await self._publish(self._topics.down(device_id, "ack"), encode(answer.ack))
+        if answer.desired is not None:
+            await self._publish(self._topics.down(device_id, "desired"), await self.seal(answer.desired))
+
+    async def seal(self, desired: Desired) -> bytes:
+        """Return a desired state as it travels: with the metadata's version, signed."""
+        complete = dataclasses.replace(desired, metadata_version=self._repository.version)
+        return await asyncio.to_thread(seal, complete, DESIRED_TYPE, self._repository.sign)
+
+    async def _note(self, device_id: str, kind: str, store: Callable[[str, M], bool], message: M) -> None:
+        if await asyncio.to_thread(store, device_id, message):
+            self._changes.bump()
+        else:
+            self._tally.refuse(kind, "unknown_or_stale", device_id)
+
+    async def _report(self, device_id: str, report: Report) -> None:
+        through = await asyncio.to_thread(self._store.journal.receive_report, device_id, report)
+        if through is None:
+            self._tally.refuse("report", "unknown_device", device_id)
+            return
+        self._changes.bump()
+        ack = Ack(journal_id=report.journal_id, through=through)
+        await self._publish(self._topics.down(device_id, "ack"), encode(ack))
+
+    async def _ask(self, device_id: str, ask: Ask) -> None:
+        if ask.what is Asked.METADATA:
+            answer = await asyncio.to_thread(self._metadata, ask)
+            await self._publish(self._topics.down(device_id, "meta"), encode(answer))
+            return
+        product = (await asyncio.to_thread(self._store.devices.device, device_id)).product
+        if ask.what is Asked.BUNDLE:
+            self._repeat(OutboxKind.BUNDLE, product)
+        elif len(ask.name.split("/")) == _CHANNEL_PARTS:
+            self._repeat(OutboxKind.NOTICE, f"{product}/{ask.name}")
+        else:
+            self._tally.refuse("ask", "bad_name", device_id)
+
+    def _metadata(self, ask: Ask) -> Metadata:
+        content = self._repository.metadata(ask.name)
+        if content is None:
+            return Metadata(request=ask.request, name=ask.name, found=False)
+        answer = Metadata(request=ask.request, name=ask.name, found=True, body=content.decode())
+        try:
+            encode(answer)
+        except MessageError:  # too large for one message: it travels as a blob
+            return Metadata(request=ask.request, name=ask.name, found=True, blob=self._as_blob(content))
+        return answer
+
+    def _as_blob(self, content: bytes) -> BlobRef:
+        digest = describe([content])[0].digest
+        return self._artifacts.receive([content], digest, MAX_BLOB_BYTES)

@@ -1,0 +1,244 @@
+"""The cloud's loop: hears devices, tells them what changed, keeps the metadata fresh, and ends only when told to.
+
+Rules. The row is the truth and a message is a reminder of it: what is to be told lies in the store's outbox until the
+broker has it. On each connection every retained message is published again, because the broker may have lost them. One
+bad message, one failing publish or one failing disk write is counted and logged, and ends nothing.
+"""
+
+import asyncio
+import logging
+import zlib
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, Protocol
+
+from cloud.artifacts import Artifacts
+from cloud.changes import Changes
+from cloud.planner import TooManyReleasesError
+from cloud.reception import Reception, Streaming, UpMessage
+from cloud.roles import TrustError
+from cloud.store.errors import NotFoundError
+from cloud.store.store import Store
+from cloud.tally import Tally
+from cloud.trust import MetadataRepository
+from cloud.values import ChannelKey, OutboxItem, OutboxKind
+from protocol.codec import encode
+from protocol.errors import FleetliftError, ProtocolError
+from protocol.signing import NOTICE_TYPE, seal
+from protocol.topics import Topics
+from protocol.up import Want
+
+_log = logging.getLogger(__name__)
+
+LOOK_AGAIN_S: Final = 2.0
+"""How often the outbox is looked at when nothing wakes it."""
+GATHER_S: Final = 0.2
+"""How long asked repetitions gather, so that a fleet that asks at once is told once."""
+RESIGN_CHECK_S: Final = 60.0
+WARN_EVERY_S: Final = 86_400.0
+OUTBOX_BATCH: Final = 100
+WORKERS: Final = 4
+QUEUE: Final = 1000
+
+
+class Link(Protocol):
+    """The connection to the broker."""
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the broker is reached now."""
+
+    async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        """Return when the broker has it (QoS 1); raises FleetliftError when it is not reached."""
+
+
+class Service:
+    """Ties store, metadata, artifacts and broker together."""
+
+    def __init__(
+        self,
+        store: Store,
+        repository: MetadataRepository,
+        artifacts: Artifacts,
+        *,
+        link: Link,
+        streams: Streaming,
+        topics: Topics,
+        changes: Changes,
+        open_joining: bool = True,
+    ) -> None:
+        """Take the parts; `run` starts."""
+        self.tally = Tally()
+        self._store, self._repository, self._link, self._topics = store, repository, link, topics
+        self._changes = changes
+        self._connected = asyncio.Event()
+        self._asked: set[tuple[OutboxKind, str]] = set()
+        self._ask_came = asyncio.Event()
+        self._queues: list[asyncio.Queue[tuple[str, UpMessage]]] = [asyncio.Queue(QUEUE) for _ in range(WORKERS)]
+        self._turns = [asyncio.Lock() for _ in range(WORKERS)]
+        """One for each queue: desired states of one device leave in the order of their numbers."""
+        self._reception = Reception(
+            store,
+            repository,
+            artifacts,
+            streams=streams,
+            publish=self._publish,
+            repeat=self._repeat,
+            topics=topics,
+            changes=changes,
+            tally=self.tally,
+            open_joining=open_joining,
+        )
+
+    async def receive(self, device_id: str, message: UpMessage) -> None:
+        """Take a message from the link: wants at once, the rest in order per device; waits when too much waits."""
+        self.tally.receive(type(message).__name__.lower())
+        if isinstance(message, Want):
+            await self._handle(device_id, message)
+        else:
+            await self._queues[_worker(device_id)].put((device_id, message))
+
+    def connected(self) -> None:
+        """Take the link's word that it is connected (again)."""
+        self._connected.set()
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for number, queue in enumerate(self._queues):
+                tasks.create_task(self._work(queue), name=f"reception-{number}")
+            tasks.create_task(self._keep(self._tell_changes, "outbox"), name="outbox")
+            tasks.create_task(self._keep(self._tell_all, "republish"), name="republish")
+            tasks.create_task(self._keep(self._tell_asked, "repeat"), name="repeat")
+            tasks.create_task(self._keep(self._resign, "resign"), name="resign")
+            tasks.create_task(self._keep(self._warn, "warn"), name="warn")
+
+    async def _work(self, queue: asyncio.Queue[tuple[str, UpMessage]]) -> None:
+        while True:
+            device_id, message = await queue.get()
+            async with self._turns[_worker(device_id)]:
+                await self._handle(device_id, message)
+
+    async def _handle(self, device_id: str, message: UpMessage) -> None:
+        kind = type(message).__name__.lower()
+        try:
+            await self._reception.receive(device_id, message)
+        except FleetliftError as error:
+            self.tally.refuse(kind, _code_of(error), device_id, error)
+        except Exception as error:  # noqa: BLE001 - the loop outlives whatever one message does
+            self.tally.refuse(kind, "error", device_id, error)
+            _log.exception("%s of %s failed", kind, device_id)
+
+    async def _keep(self, step: Callable[[], Awaitable[None]], name: str) -> None:
+        """Repeat a step for ever; one that fails is logged and tried again."""
+        while True:
+            try:
+                await step()
+            except FleetliftError as error:
+                self.tally.refuse(name, "failed", "the service", error)
+                await asyncio.sleep(LOOK_AGAIN_S)
+            except OSError as error:
+                self.tally.refuse(name, "disk", "the service", error)
+                await asyncio.sleep(LOOK_AGAIN_S)
+            except Exception:  # noqa: BLE001 - the same
+                _log.exception("%s failed and is tried again", name)
+                await asyncio.sleep(LOOK_AGAIN_S)
+
+    async def _tell_changes(self) -> None:
+        """Send what lies in the outbox, then wait for more."""
+        seen = self._changes.revision
+        if self._link.is_connected:
+            items = await asyncio.to_thread(self._store.outbox.take, OUTBOX_BATCH)
+            for item in items:
+                await self._tell(item)
+            if len(items) == OUTBOX_BATCH:
+                return
+        await self._changes.wait(seen, LOOK_AGAIN_S)
+
+    async def _tell(self, item: OutboxItem) -> None:
+        try:
+            await self._say(item.kind, item.key)
+        except (NotFoundError, ProtocolError, TrustError, TooManyReleasesError) as error:  # gone, or not to be said
+            self.tally.refuse(item.kind.value, _code_of(error), item.key, error)
+        await asyncio.to_thread(self._store.outbox.settle, item)
+
+    async def _say(self, kind: OutboxKind, key: str) -> None:
+        """Compute a message from the truth and publish it."""
+        match kind:
+            case OutboxKind.NOTICE:
+                channel = ChannelKey.parse(key)
+                notice = await asyncio.to_thread(self._store.releases.channel_notice, channel)
+                payload = await asyncio.to_thread(seal, notice, NOTICE_TYPE, self._repository.sign)
+                topic = self._topics.notice(channel.product, channel.group, channel.component)
+                await self._publish(topic, payload, retain=True)
+            case OutboxKind.BUNDLE:
+                bundle = await asyncio.to_thread(self._repository.bundle, key)
+                await self._publish(self._topics.bundle(key), encode(bundle), retain=True)
+            case OutboxKind.DESIRED:
+                async with self._turns[_worker(key)]:
+                    await self._say_desired(key)
+        self.tally.publish(kind.value)
+
+    async def _say_desired(self, device_id: str) -> None:
+        device = await asyncio.to_thread(self._store.devices.device, device_id)
+        if device.online:  # one that is not asks when it comes back
+            desired = await asyncio.to_thread(self._store.devices.desired_for, device_id)
+            await self._publish(self._topics.down(device_id, "desired"), await self._reception.seal(desired))
+
+    async def _tell_all(self) -> None:
+        """After each connection, publish every retained message again."""
+        await self._connected.wait()
+        self._connected.clear()
+        for product in await asyncio.to_thread(self._repository.products):
+            self._asked.add((OutboxKind.BUNDLE, product))
+        for channel in await asyncio.to_thread(self._store.releases.channels):
+            self._asked.add((OutboxKind.NOTICE, str(channel)))
+        self._ask_came.set()
+
+    async def _tell_asked(self) -> None:
+        """Publish again what devices asked for, once for all who asked meanwhile."""
+        await self._ask_came.wait()
+        await asyncio.sleep(GATHER_S)
+        self._ask_came.clear()
+        while self._asked:
+            kind, key = self._asked.pop()
+            try:
+                await self._say(kind, key)
+            except FleetliftError as error:
+                self.tally.refuse(kind.value, _code_of(error), key, error)
+
+    def _repeat(self, kind: OutboxKind, key: str) -> None:
+        self._asked.add((kind, key))
+        self._ask_came.set()
+
+    async def _resign(self) -> None:
+        if await asyncio.to_thread(self._repository.resign_if_due):
+            for product in self._repository.products():
+                self._repeat(OutboxKind.BUNDLE, product)
+        await asyncio.sleep(RESIGN_CHECK_S)
+
+    async def _warn(self) -> None:
+        for expiry in await asyncio.to_thread(self._repository.expiries):
+            if expiry.due:
+                _log.warning(
+                    "metadata %s version %d expires at %s and must be renewed by the %s",
+                    expiry.name,
+                    expiry.version,
+                    expiry.expires_at.isoformat(),
+                    expiry.renewed_by,
+                )
+        await asyncio.sleep(WARN_EVERY_S)
+
+    async def _publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        await self._link.publish(topic, payload, retain=retain)
+
+    def counts(self) -> Mapping[str, Mapping[str, int]]:
+        """Return what was counted."""
+        return self.tally.counts()
+
+
+def _worker(device_id: str) -> int:
+    return zlib.crc32(device_id.encode()) % WORKERS
+
+
+def _code_of(error: FleetliftError) -> str:
+    return str(getattr(error, "code", "failed"))

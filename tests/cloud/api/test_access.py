@@ -1,0 +1,139 @@
+"""Who gets in, what is too large, and how every refusal looks: over real HTTP."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.cloud.homes import PRODUCT, Api, OpenHome, open_home, serve_api
+
+
+def routes(api: Api) -> list[tuple[str, str]]:
+    document = api("GET", "/openapi.json")
+    return [(method.upper(), path) for path, methods in document["paths"].items() for method in methods]
+
+
+def test_every_route_of_the_api_wants_a_token(api: Api) -> None:
+    guarded = [(method, path) for method, path in routes(api) if path.startswith("/api/v1/")]
+    assert len(guarded) > 30
+    with httpx.Client(base_url=str(api.http.base_url).removesuffix("/api/v1/"), trust_env=False) as stranger:
+        for headers in ({}, {"Authorization": "Bearer guessed"}, {"Authorization": "Basic b3BlcmF0b3I6eA=="}):
+            for method, path in guarded:
+                answer = stranger.request(method, path.replace("{", "").replace("}", ""), headers=headers)
+                assert answer.status_code == 401, f"{method} {path}"
+                assert set(answer.json()) == {"error", "message"}
+                assert answer.headers["WWW-Authenticate"] == "Bearer"
+
+
+def test_a_revoked_token_opens_nothing(api: Api) -> None:
+    api("GET", "/system")
+    api.home.store.tokens.revoke("operator", by="test")
+    assert api.refusal("GET", "/system", status=401)[0] == "bad_token"
+
+
+def test_probes_need_no_token_and_tell_nothing(api: Api) -> None:
+    with httpx.Client(base_url=str(api.http.base_url).removesuffix("/api/v1/"), trust_env=False) as anyone:
+        assert anyone.get("/livez").json() == {"status": "alive"}
+        assert anyone.get("/readyz").json() == {"status": "ready"}
+
+
+def test_the_document_of_the_api_has_a_model_for_every_answer(api: Api) -> None:
+    document = api("GET", "/openapi.json")
+    ids = []
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            ids.append(operation["operationId"])
+            good = [answer for status, answer in operation["responses"].items() if status.startswith("2")]
+            assert len(good) == 1, f"{method} {path}"
+            schemas = [content.get("schema") for content in good[0].get("content", {}).values()]
+            assert all(schemas), f"{method} {path} answers with anything at all"
+            if path.startswith("/api/"):
+                refusal = operation["responses"]["404"]["content"]["application/json"]["schema"]
+                assert refusal == {"$ref": "#/components/schemas/Problem"}
+                assert operation["security"] == [{"HTTPBearer": []}]
+    assert len(ids) == len(set(ids))
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Api]:
+    with open_home(tmp_path / "home") as home, serve_api(home, max_request_bytes=2000, max_image_bytes=5000) as served:
+        yield served
+
+
+def test_a_request_over_the_limit_is_refused_by_its_header(small: Api) -> None:
+    body = {"product": PRODUCT, "group": "x" * 3000}
+    assert small.refusal("POST", "/groups", body, status=413)[0] == "too_large"
+
+
+def test_a_request_over_the_limit_is_refused_while_it_streams(small: Api) -> None:
+    def endless() -> Iterator[bytes]:
+        for _ in range(50):
+            yield b" " * 1000
+
+    answer = small.http.post("/groups", content=endless(), headers={"Content-Type": "application/json"})
+    assert answer.status_code == 413
+    assert answer.json()["error"] == "too_large"
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"{", "JSON"),
+        (b'{"product": "thermostat"}', "group: field required"),
+        (b'{"product": "thermostat", "group": "a", "grup": 1}', "grup: extra inputs are not permitted"),
+        (b'{"product": "thermostat", "group": "a", "rank": "1"}', "rank: input should be a valid integer"),
+        (b'{"product": "thermostat", "group": "A B"}', "is not an id"),
+        (b"\xff\xfe", ""),
+    ],
+)
+def test_a_malformed_body_is_answered_with_what_is_wrong(api: Api, body: bytes, says: str) -> None:
+    answer = api.http.post("/groups", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code in (400, 422), answer.text
+    assert set(answer.json()) == {"error", "message"}
+    assert says in answer.json()["message"]
+    assert [group["group"] for group in api("GET", "/groups")] == ["everyone"]
+
+
+def test_a_page_that_is_not_and_a_method_that_is_not(api: Api) -> None:
+    assert api.refusal("GET", "/nothing", status=404)[0] == "no_such_page"
+    assert api.refusal("DELETE", "/system", status=405)[0] == "method_not_allowed"
+
+
+def test_an_error_of_the_server_hides_its_inside(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("the secret inside")
+
+    monkeypatch.setattr(api.home.store.catalog, "products", broken)
+    code, message = api.refusal("GET", "/products", status=500)
+    assert code == "internal"
+    assert "secret" not in message
+    assert "Traceback" not in message
+
+
+def test_a_full_disk_is_said_as_such(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(api.home.store.catalog, "create_group", full)
+    code, message = api.refusal("POST", "/groups", {"product": PRODUCT, "group": "pilot"}, status=507)
+    assert code == "disk_full"
+    assert "Nothing was changed" in message
+
+
+def test_an_upload_that_is_cut_off_leaves_nothing_and_the_server_goes_on(home: OpenHome) -> None:
+    with serve_api(home) as api:
+        digest = "a" * 64
+        host, port = api.http.base_url.host, api.http.base_url.port
+        assert port is not None
+        with socket.create_connection((host, port)) as cut:
+            cut.sendall(
+                f"PUT /api/v1/blobs/{digest} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {home.token}\r\n"
+                "Content-Length: 100000\r\n\r\n".encode()
+                + b"x" * 5000
+            )
+        api("GET", "/system")
+        assert api.refusal("GET", f"/blobs/{digest}", status=404)[0] == "not_found"
+    blobs = home.home.storage_path(home.settings.storage.blobs)
+    assert list(blobs.iterdir()) == []

@@ -1,0 +1,1 @@
+"""The `fleetlift` command, as a real process."""
