@@ -1,0 +1,1 @@
+"""A pump that disables updates only while it is busy."""

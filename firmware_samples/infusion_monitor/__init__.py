@@ -1,0 +1,1 @@
+"""An infusion monitor that takes updates only in its window."""

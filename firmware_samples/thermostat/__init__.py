@@ -1,0 +1,1 @@
+"""A thermostat: measures, heats, shows."""
