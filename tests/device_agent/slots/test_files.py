@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from device_agent.slots import records
+from device_agent.slots import durable, records
 from device_agent.slots.files import FilesSlots
 from device_agent.slots.ports import Apply, SlotError, Slots
 from protocol.phases import Reason
@@ -386,6 +386,61 @@ def test_a_full_disk_does_not_keep_revert_from_coming_back(
     monkeypatch.setattr(Path, "symlink_to", full)
     slots.revert()
     assert running(slots) == "1.0.0"
+
+
+def test_a_confirmation_whose_record_is_not_durable_is_taken_back(
+    slots: FilesSlots, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record's rename went through and its sync did not: going back must not go on."""
+    update(slots, "1.0.0")
+    install(slots, "2.0.0")
+    real = durable.sync_directory
+    failures: list[Path] = []
+
+    def fail_once(path: Path) -> None:
+        if path == directory and not failures and b'"slot":"b"' in (directory / "committed.json").read_bytes():
+            failures.append(path)
+            raise OSError(errno.EIO, "input/output error")
+        real(path)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(durable, "sync_directory", fail_once)
+        with pytest.raises(SlotError) as failed:
+            slots.confirm(firmware("2.0.0"))
+    assert failures
+    assert failed.value.reason is Reason.COMMIT_FAILED
+    assert slots.inspect().trial
+    slots.revert()
+    assert running(slots) == "1.0.0"
+
+
+def test_a_confirmation_does_not_fail_of_what_is_only_tidied_up(
+    slots: FilesSlots, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update(slots, "1.0.0")
+    install(slots, "2.0.0")
+
+    def fail(path: Path) -> None:
+        raise OSError(errno.EIO, "input/output error", str(path))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(durable, "remove", fail)
+        slots.confirm(firmware("2.0.0"))
+    assert (directory / "trial.json").exists()
+    assert not slots.inspect().trial
+    update(slots, "3.0.0")
+    assert running(slots) == "3.0.0"
+
+
+def test_a_target_that_another_name_leads_to_is_not_written(slots: FilesSlots, directory: Path) -> None:
+    """A file system may keep both names of a rename that a power cut interrupts: one of them is a slot's."""
+    slots.open_target(firmware("1.0.0")).close()
+    os.link(directory / "target", directory / "a" / "image")
+    target = slots.open_target(firmware("1.0.0"))
+    assert not target.kept
+    target.write(0, image("1.0.0"))
+    target.close()
+    assert (directory / "a" / "image").read_bytes() == bytes(len(image("1.0.0")))
 
 
 def on_a_small_disk(tmp_path: Path, body: str) -> str:
