@@ -21,6 +21,7 @@ from tests.support.processes import wait_until
 TIMEOUT_S = 20.0
 TOPICS = Topics()
 OFFLINE, ONLINE = b'{"online":false}', b'{"online":true}'
+HASTE = {"backoff_min_s": 0.05, "backoff_max_s": 0.4, "version_timeout_s": 0.5}
 PRESENCE = TOPICS.up("dev-1", "presence")
 
 
@@ -32,7 +33,7 @@ class Owner:
         self.events: queue.SimpleQueue[tuple[str, object]] = queue.SimpleQueue()
         self.messages: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
         self.link = Link(
-            LinkSettings(url=url, device_id="dev-1", backoff_min_s=0.05, backoff_max_s=0.4, **settings),  # type: ignore[arg-type]
+            LinkSettings(**{"url": url, "device_id": "dev-1", **HASTE, **settings}),  # type: ignore[arg-type]
             TOPICS,
             will=lambda: OFFLINE,
             on_up=self.on_up,
