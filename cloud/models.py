@@ -208,7 +208,7 @@ class OtaRow(Row, table=True):
 
 
 class AttemptRow(Row, table=True):
-    """One device taking one firmware, put together from its journal's entries.
+    """One device taking one firmware, put together from its journal's entries; `ended_seq` is the last one's number.
 
     `source_id` is what the device said; nothing else has to know it. A success counts while `taken_back_at_ms` is null;
     `contradicted_by` is the digest that was reported instead.
@@ -241,6 +241,7 @@ class AttemptRow(Row, table=True):
     forced: bool = False
     started_at_ms: int = Field(sa_type=BigInteger)
     ended_at_ms: int | None = Field(default=None, sa_type=BigInteger)
+    ended_seq: int | None = Field(default=None, sa_type=BigInteger)
     taken_back_at_ms: int | None = Field(default=None, sa_type=BigInteger)
     contradicted_by: str | None = None
 

@@ -1,9 +1,10 @@
 """Success is evidence: what the journal's entries make of attempts, and when a device's own word takes a success back.
 
 An attempt counts as a success when it ended `succeeded` with the wanted digest booted, until the device reports that
-it runs something else and no newer attempt at that explains it. Reports and states travel side by side, so a device is
-only judged once its journal is here as far as its last hello said; and a success that was taken back is given back
-when an attempt that explains the contradiction arrives late.
+it runs something else and no newer attempt at that explains it. States and journal entries travel side by side, so
+what a device says is only held against what came before it: a hello tells how far the journal had come, and is judged
+once the entries up to there are here; a state comes after the entries that were applied before it. A success is given
+back when an attempt that explains the contradiction arrives late.
 """
 
 from __future__ import annotations
@@ -46,17 +47,27 @@ def apply_entry(change: Change, device_id: str, journal_id: str, entry: Entry) -
     return row
 
 
-def weigh(change: Change, device: DeviceRow) -> None:
-    """Take back the successes that the device's reported components contradict."""
-    if device.ack_through + 1 < device.journal_next:
+def is_behind(device: DeviceRow) -> bool:
+    """Tell whether entries that were there at the device's last hello have yet to arrive."""
+    return device.ack_through + 1 < device.journal_next
+
+
+def weigh(change: Change, device: DeviceRow, *, as_of_hello: bool = False) -> None:
+    """Take back the successes that the device's reported components contradict.
+
+    `as_of_hello` holds them only against what the journal held at the last hello.
+    """
+    if is_behind(device):
         return
     for component in change.session.exec(select(ComponentRow).where(col(ComponentRow.device_id) == device.id)):
         row = newest_success(change.session, device.id, component.component)
         if row is None or row.digest == component.digest or row.taken_back_at_ms is not None:
             continue
-        if not _explained(change.session, row, component.digest):
-            row.taken_back_at_ms, row.contradicted_by = change.now_ms, component.digest
-            change.session.add(row)
+        is_later = row.journal_id == device.journal_id and (row.ended_seq or 0) >= device.journal_next
+        if (as_of_hello and is_later) or _explained(change.session, row, component.digest):
+            continue
+        row.taken_back_at_ms, row.contradicted_by = change.now_ms, component.digest
+        change.session.add(row)
 
 
 def newest_success(session: Session, device_id: str, component: str) -> AttemptRow | None:
@@ -95,7 +106,7 @@ def _end(change: Change, row: AttemptRow, entry: Entry, said: AttemptEntry) -> N
     row.outcome = said.outcome.value if said.outcome else None
     row.reason = said.reason.value if said.reason else None
     row.booted_digest = said.booted_digest
-    row.ended_at_ms = entry.at_ms
+    row.ended_at_ms, row.ended_seq = entry.at_ms, entry.seq
     if said.outcome is Outcome.SUCCEEDED and said.booted_digest != row.digest:
         # A success without its evidence never counts, and is never given back.
         row.taken_back_at_ms, row.detail = change.now_ms, "told as succeeded, but another digest booted"

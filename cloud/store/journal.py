@@ -14,7 +14,7 @@ from cloud.models import AttemptRow, ComponentRow, DeviceRow, EntryRow, OtaRow, 
 from cloud.store.attempt_views import attempt_views
 from cloud.store.devices import next_desired, register
 from cloud.store.engine import Change, Database
-from cloud.store.evidence import apply_entry, weigh
+from cloud.store.evidence import apply_entry, is_behind, weigh
 from cloud.store.lookup import device_row
 from cloud.store.otas import close, close_overtaken
 from protocol.codec import to_plain
@@ -88,6 +88,7 @@ class Journal:
             if row is None:
                 return None
             _follow_journal(change.session, row, report.journal_id)
+            was_behind = is_behind(row)
             for entry in report.entries:
                 if entry.seq == row.ack_through + 1:
                     attempt = apply_entry(change, device_id, report.journal_id, entry)
@@ -107,7 +108,8 @@ class Journal:
             row.last_seen_at_ms = change.now_ms
             change.session.add(row)
             change.session.flush()
-            weigh(change, row)
+            if was_behind:
+                weigh(change, row, as_of_hello=True)
             return row.ack_through
 
     def attempts(self, which: AttemptFilter) -> tuple[AttemptView, ...]:
@@ -162,7 +164,7 @@ def _take_hello(change: Change, row: DeviceRow, hello: Hello) -> None:
     change.session.flush()
     if _is_newer(row, hello.state):
         _take_state(change, row, hello.state)
-    weigh(change, row)
+    weigh(change, row, as_of_hello=True)
 
 
 def _follow_journal(session: Session, row: DeviceRow, journal_id: str) -> None:

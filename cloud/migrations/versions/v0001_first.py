@@ -225,6 +225,7 @@ def _journal() -> None:
         _flag("forced"),
         _big("started_at_ms"),
         _big("ended_at_ms", nullable=True),
+        _big("ended_seq", nullable=True),
         _big("taken_back_at_ms", nullable=True),
         _text("contradicted_by", nullable=True),
         sa.PrimaryKeyConstraint("id"),
