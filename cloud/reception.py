@@ -29,8 +29,8 @@ _CHANNEL_PARTS: Final = 2  # <group>/<component>
 class Streaming(Protocol):
     """Where wanted chunks are sent from."""
 
-    def want(self, device_id: str, want: Want) -> None:
-        """Have chunks sent; returns at once."""
+    def want(self, device_id: str, want: Want) -> object:
+        """Have chunks sent; returns at once, and counts what it does not take."""
 
 
 class Reception:

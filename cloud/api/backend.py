@@ -13,7 +13,7 @@ from cloud.api.problems import ApiError
 from cloud.artifacts import Artifacts
 from cloud.changes import Changes
 from cloud.config import Settings
-from cloud.publishing import Publisher
+from cloud.intake import Intake
 from cloud.store.store import Store
 from cloud.trust import MetadataRepository
 
@@ -33,7 +33,7 @@ class Backend:
     store: Store
     repository: MetadataRepository
     artifacts: Artifacts
-    publisher: Publisher
+    intake: Intake
     settings: Settings
     base_url: str
     broker_url: str

@@ -63,7 +63,7 @@ async def _receive(incoming: Incoming, request: Request) -> BlobRef:
 
 
 def _publish(server: Backend, actor: str) -> None:
-    server.publisher.reconcile(by=actor)
+    server.intake.reconcile(by=actor)
 
 
 def _page(ref: BlobRef) -> BlobPage:

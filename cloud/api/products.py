@@ -27,7 +27,7 @@ def list_products(server: Server) -> tuple[ProductView, ...]:
 @router.post("/products", status_code=HTTPStatus.CREATED)
 def create_product(server: Server, actor: Actor, body: NewProduct) -> ProductView:
     """Make a product, with the signed metadata that delegates to it."""
-    return server.publisher.create_product(
+    return server.intake.create_product(
         body.product, body.hardware_models, body.targets.encode(), body.role.encode(), by=actor
     )
 
@@ -54,7 +54,7 @@ async def publish_role(server: Server, actor: Actor, product: str, request: Requ
     """Take a product's newly signed role, the exact bytes that were signed; return the firmware that is new in it."""
     role = await request.body()
     await asyncio.to_thread(find_product, server.store, product)
-    return await asyncio.to_thread(server.publisher.publish_role, product, role, by=actor)
+    return await asyncio.to_thread(server.intake.publish_role, product, role, by=actor)
 
 
 @router.get("/metadata/{name}", response_class=Response, responses=_METADATA)

@@ -13,6 +13,7 @@ from cloud.cli.initialise import init
 from cloud.cli.ota import ota
 from cloud.cli.product import product
 from cloud.cli.release import release
+
 # from cloud.cli.serve import serve
 from cloud.images import ImageError
 from cloud.roles import ConflictingRoleError

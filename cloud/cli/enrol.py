@@ -68,7 +68,15 @@ def enrol(operator: Operator, *, device_id: str, **options: Any) -> None:
         parse_broker_url(broker)
     except ValueError as error:
         raise UserError(f"--broker: {error}. Nothing was changed.") from None
-    settings = _settings(operator, device_id, product, hardware, broker, system["topic_root"], options)
+    device = {
+        "id": device_id,
+        "product": product,
+        "hardware_model": hardware,
+        "state_dir": "state",
+        "root": ROOT_NAME,
+        "attributes": parse_pairs(options["attribute"], "--attribute") or None,
+    }
+    settings = _settings(operator, device, {"url": broker, "topic_root": system["topic_root"]}, options)
     root = Keyring(operator.home.keys).roots()[0]  # from here, not from the server: it is what the device trusts
     body = {"device_id": device_id, "product": product, "hardware_model": hardware, "groups": list(options["groups"])}
     made = operator.api.post("devices", body=body)
@@ -109,13 +117,7 @@ def _only_model(operator: Operator, product: str) -> str:
 
 
 def _settings(
-    operator: Operator,
-    device_id: str,
-    product: str,
-    hardware: str,
-    broker: str,
-    topic_root: str,
-    options: Mapping[str, Any],
+    operator: Operator, device: Mapping[str, Any], broker: Mapping[str, Any], options: Mapping[str, Any]
 ) -> str:
     """Return the text of agent.toml."""
     updates = {
@@ -133,20 +135,12 @@ def _settings(
         "confirm": options["confirm"] or None,
         "capacity_bytes": options["capacity"],
     }
-    device = {
-        "id": device_id,
-        "product": product,
-        "hardware_model": hardware,
-        "state_dir": "state",
-        "root": ROOT_NAME,
-        "attributes": parse_pairs(options["attribute"], "--attribute") or None,
-    }
     name = operator.component(options["component"])
     return "\n".join(
         [
-            f"# The settings of {device_id}'s agent. Relative paths are relative to this file.",
+            f"# The settings of {device['id']}'s agent. Relative paths are relative to this file.",
             *_table("device", device),
-            *_table("broker", {"url": broker, "topic_root": topic_root}),
+            *_table("broker", broker),
             *_table("updates", updates),
             *_table(f"components.{name}", component),
         ]

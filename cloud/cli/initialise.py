@@ -17,9 +17,9 @@ from cloud.cli.context import Command, Operator, pass_operator
 from cloud.cli.render import Column
 from cloud.config import DEFAULT_BROKER_PORT, DEFAULT_PORT, Home, Settings, load_settings, parse_broker_url
 from cloud.durable import make_private_directory, sync_directory, write_durably
+from cloud.intake import Intake
 from cloud.keyring import Keyring
 from cloud.online_key import OnlineKey
-from cloud.publishing import Publisher
 from cloud.store.store import Store
 from cloud.trust import MetadataRepository
 from protocol.errors import ProtocolError, UserError
@@ -150,7 +150,7 @@ def _fill(home: Home, plan: Plan) -> None:
         if plan.product:
             delegation = keyring.delegate(plan.product)
             artifacts = Artifacts(home.storage_path(settings.storage.blobs))
-            Publisher(store, repository, artifacts).create_product(
+            Intake(store, repository, artifacts).create_product(
                 plan.product, plan.hardware, delegation.targets, delegation.role, by="init"
             )
     write_durably(home.token_file, f"{token}\n".encode())

@@ -19,7 +19,7 @@ from cloud.cli.initialise import Plan, database_url, make_home, online_key_path
 from cloud.config import Home, Settings, load_settings
 from cloud.keyring import Keyring, next_seq
 from cloud.online_key import OnlineKey
-from cloud.publishing import Publisher
+from cloud.intake import Intake
 from cloud.store.store import Store
 from cloud.trust import MetadataRepository
 from protocol.chunks import describe
@@ -42,7 +42,7 @@ class OpenHome:
     store: Store
     repository: MetadataRepository
     artifacts: Artifacts
-    publisher: Publisher
+    intake: Intake
     keyring: Keyring
 
     @property
@@ -54,7 +54,7 @@ class OpenHome:
         content = image or f"image of {version}".encode()
         role = self.sign(version, content, **facts)
         self.artifacts.receive([content], describe([content])[0].digest, 1 << 30)
-        self.publisher.publish_role(PRODUCT, role, by="test")
+        self.intake.publish_role(PRODUCT, role, by="test")
         return content
 
     def sign(self, version: str, content: bytes, *, component: str = "app", **facts: Any) -> bytes:
@@ -108,7 +108,7 @@ def open_home(directory: Path) -> Iterator[OpenHome]:
         )
         artifacts = Artifacts(home.storage_path(settings.storage.blobs))
         yield OpenHome(
-            home, settings, store, repository, artifacts, Publisher(store, repository, artifacts), Keyring(home.keys)
+            home, settings, store, repository, artifacts, Intake(store, repository, artifacts), Keyring(home.keys)
         )
         artifacts.close()
 
@@ -144,7 +144,7 @@ def serve_api(home: OpenHome, **settings: Any) -> Iterator[Api]:
         store=home.store,
         repository=home.repository,
         artifacts=home.artifacts,
-        publisher=home.publisher,
+        intake=home.intake,
         settings=home.settings.model_copy(update={"server": server_settings}),
         base_url="http://api.test",
         broker_url="mqtt://broker.test:1883",

@@ -12,7 +12,7 @@ from cloud.values import FirmwareView, OutboxKind, ProductView
 from protocol.manifest import Manifest
 
 
-class Publisher:
+class Intake:
     """Keeps three things in step: what is signed, what can be served, and what the store says of both.
 
     The signed metadata is the truth. What a crash left undone between it and the store is done by `reconcile`.

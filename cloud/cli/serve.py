@@ -1,0 +1,271 @@
+"""`fleetlift serve`: the whole cloud in one process, with a broker beside it where none is named."""
+
+import asyncio
+import contextlib
+import fcntl
+import importlib.metadata
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+import click
+import uvicorn
+
+from cloud.api.app import create_app
+from cloud.api.backend import Backend
+from cloud.artifacts import Artifacts
+from cloud.broker import EmbeddedBroker
+from cloud.changes import Changes
+from cloud.cli.context import Command, Operator, pass_operator
+from cloud.cli.initialise import Plan, database_url, make_home, online_key_path
+from cloud.cli.logs import configure_logging
+from cloud.config import Home, Settings, load_settings, parse_broker_url
+from cloud.connection import BrokerAccess
+from cloud.intake import Intake
+from cloud.link import Link
+from cloud.online_key import OnlineKey
+from cloud.service import Service
+from cloud.store.store import Store
+from cloud.streams import Streams
+from cloud.trust import MetadataRepository
+from protocol.errors import FleetliftError, UserError
+from protocol.topics import Topics
+
+_log = logging.getLogger("cloud.serve")
+
+BROKER_LOOK_S: Final = 1.0
+GRACE_S: Final = 3
+"""How long requests in progress have, once the server is told to end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a server is made of, opened."""
+
+    settings: Settings
+    store: Store
+    repository: MetadataRepository
+    artifacts: Artifacts
+    access: BrokerAccess
+    embedded: EmbeddedBroker | None
+    listener: socket.socket
+
+    @property
+    def url(self) -> str:
+        """What operators reach the server by."""
+        host, port = self.listener.getsockname()[:2]
+        return self.settings.server.public_url or f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+    @property
+    def device_url(self) -> str:
+        """What devices reach the broker by."""
+        return self.settings.broker.device_url or str(self.access)
+
+
+class _Server(uvicorn.Server):
+    """An HTTP server that leaves the signals to us: the loops beside it end with it, in order."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
+@click.command("serve", cls=Command)
+@click.option("--host", envvar="FLEETLIFT_HOST", help="Where to listen (FLEETLIFT_HOST; default: the settings').")
+@click.option("--port", type=click.IntRange(0, 65535), envvar="FLEETLIFT_PORT", help="(FLEETLIFT_PORT)")
+@click.option("--broker", envvar="FLEETLIFT_BROKER", metavar="URL", help="A running broker (FLEETLIFT_BROKER).")
+@pass_operator
+def serve(operator: Operator, *, host: str | None, port: int | None, broker: str | None) -> None:
+    """Run the server until it is told to end. Without a home, one is made first.
+
+    Without a broker's address in the settings a broker is started, for this machine alone.
+    """
+    home = operator.home
+    if not home.root.exists():
+        make_home(home, Plan())
+        operator.output.warn(f"{home.root} was not there and is made: the server's part, and your keys and token.")
+    if not home.cloud.is_dir():
+        raise UserError(f"{home.root} is not a home. Nothing was started; `fleetlift init` makes one, --home names it.")
+    settings = _override(load_settings(home.settings_file), host, port, broker)
+    configure_logging(settings.log)
+    with contextlib.ExitStack() as stack:
+        parts = _open(home, settings, stack)
+        try:
+            asyncio.run(_run(parts, operator))
+        except* FleetliftError as group:
+            raise group.exceptions[0] from None
+
+
+def _override(settings: Settings, host: str | None, port: int | None, broker: str | None) -> Settings:
+    server = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    changed = settings.model_copy(update={"server": settings.server.model_copy(update=server)})
+    if broker is not None:
+        try:
+            parse_broker_url(broker)
+        except ValueError as error:
+            raise UserError(f"--broker: {error}. Nothing was started.") from None
+        changed = changed.model_copy(update={"broker": settings.broker.model_copy(update={"url": broker})})
+    return changed
+
+
+def _open(home: Home, settings: Settings, stack: contextlib.ExitStack) -> Parts:
+    """Open everything, in an order in which what is refused leaves nothing started."""
+    stack.enter_context(_alone(home.cloud / "serve.lock"))
+    store = stack.enter_context(Store.open(database_url(home, settings), time.time))
+    key = OnlineKey.load_or_create(online_key_path(home, settings))
+    repository = MetadataRepository(home.storage_path(settings.storage.metadata), key)
+    artifacts = Artifacts(home.storage_path(settings.storage.blobs))
+    stack.callback(artifacts.close)
+    listener = stack.enter_context(_listen(settings.server.host, settings.server.port))
+    embedded = None
+    if settings.broker.url is None:
+        embedded = stack.enter_context(EmbeddedBroker(home.broker, port=settings.broker.embedded_port))
+    return Parts(
+        settings=settings,
+        store=store,
+        repository=repository,
+        artifacts=artifacts,
+        access=_access(settings, embedded.url if embedded else settings.broker.url or "", home),
+        embedded=embedded,
+        listener=listener,
+    )
+
+
+def _access(settings: Settings, url: str, home: Home) -> BrokerAccess:
+    address, password = parse_broker_url(url), None
+    if settings.broker.password_file is not None:
+        path = home.storage_path(settings.broker.password_file)
+        try:
+            password = path.read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise UserError(f"the broker's password file {path} cannot be read: {error.strerror}.") from error
+    return BrokerAccess(host=address.host, port=address.port, username=settings.broker.username, password=password)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold the home's lock; raises UserError if another server has it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = os.read(descriptor, 20).decode(errors="replace").strip() or "unknown"
+            raise UserError(
+                f"another server runs on {path.parent.parent} already (pid {pid}). Nothing was started.", exit_code=5
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except OSError as error:
+        raise UserError(
+            f"{host}:{port} cannot be listened on: {error.strerror}. Nothing was started; choose another port with "
+            "--port, or in fleetlift.toml.",
+            exit_code=1,
+        ) from error
+
+
+async def _run(parts: Parts, operator: Operator) -> None:
+    stop, connected = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    topics, changes = Topics(parts.settings.broker.topic_root), Changes()
+    intake = Intake(parts.store, parts.repository, parts.artifacts)
+    await asyncio.to_thread(intake.reconcile, by="server")
+    streams = Streams(parts.access, parts.artifacts, topics)
+    link = Link(parts.access, topics)
+    service = Service(
+        parts.store,
+        parts.repository,
+        parts.artifacts,
+        link=link,
+        streams=streams,
+        topics=topics,
+        changes=changes,
+        open_joining=parts.settings.devices.joining == "open",
+    )
+
+    def on_connected() -> None:
+        connected.set()
+        service.connected()
+
+    backend = Backend(
+        store=parts.store,
+        repository=parts.repository,
+        artifacts=parts.artifacts,
+        intake=intake,
+        settings=parts.settings,
+        base_url=parts.url,
+        broker_url=parts.device_url,
+        changes=changes,
+        why_not_ready=lambda: "" if link.is_connected else "the broker is not reached",
+        counters=lambda: _counters(service, streams),
+    )
+    config = uvicorn.Config(
+        create_app(backend), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=GRACE_S
+    )
+    server = _Server(config)
+    streams.start()
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            http = tasks.create_task(server.serve(sockets=[parts.listener]), name="http")
+            loops = [
+                tasks.create_task(service.run(), name="service"),
+                tasks.create_task(link.run(service.receive, on_connected), name="link"),
+                tasks.create_task(_keep_broker(parts.embedded), name="broker"),
+                tasks.create_task(_announce(parts, operator, connected), name="announce"),
+            ]
+            await stop.wait()
+            server.should_exit = True
+            changes.bump()  # long polls end now
+            await http
+            for task in loops:
+                task.cancel()
+    finally:
+        await asyncio.to_thread(streams.stop)
+
+
+def _counters(service: Service, streams: Streams) -> Mapping[str, Mapping[str, int]]:
+    sent = asdict(streams.counts())
+    refused = sent.pop("refused")
+    return {**service.counts(), "streams": sent, "streams_refused": {str(kind): n for kind, n in refused.items()}}
+
+
+async def _keep_broker(broker: EmbeddedBroker | None) -> None:
+    """Start the embedded broker again when it died."""
+    while broker is not None:
+        await asyncio.sleep(BROKER_LOOK_S)
+        if broker.is_running:
+            continue
+        _log.warning("the embedded broker ended; it is started again on port %d", broker.port)
+        try:
+            await asyncio.to_thread(broker.start)
+        except FleetliftError as error:
+            _log.warning("%s", error)
+
+
+async def _announce(parts: Parts, operator: Operator, connected: asyncio.Event) -> None:
+    """Say where everything is, once devices are served."""
+    await connected.wait()
+    say, version = operator.output.say, importlib.metadata.version("fleetlift")
+    say(f"Fleetlift {version} serves operators at {parts.url} and devices at {parts.device_url}.")
+    if parts.embedded is not None:
+        say(f"Its broker is {parts.embedded.kind}, started here for this machine alone.")
+    say("Ready. It ends with Ctrl-C.")
