@@ -1,0 +1,68 @@
+"""How the cloud reaches its broker: where it is, which MQTT version it speaks, how long to wait between attempts."""
+
+import random
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from paho.mqtt.enums import MQTTProtocolVersion
+
+KEEPALIVE_S: Final = 30
+CONNECT_TIMEOUT_S: Final = 5.0
+"""For the TCP connection, and again for the broker's answer to CONNECT."""
+UNSUPPORTED_VERSION: Final = 0x84
+"""MQTT 5, section 3.2.2.2; paho says the same for the 0x01 of MQTT 3.1.1."""
+NO_DELAY: Final = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+"""The socket option that spares small acknowledged messages the 40 ms of Nagle's algorithm."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerAccess:
+    """Where the broker listens, and how to get in."""
+
+    host: str
+    port: int = 1883
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        return f"mqtt://{self.host}:{self.port}"
+
+
+@dataclass(slots=True)
+class Versions:
+    """Which MQTT version to try: 5 first, 3.1.1 when the broker refuses it or hangs up, and so on in turn.
+
+    A broker that was not reached, or that took the version and went away later, is tried with the same one again.
+    """
+
+    current: MQTTProtocolVersion = MQTTProtocolVersion.MQTTv5
+
+    def refused(self) -> None:
+        """The broker was there and did not take this version."""
+        is_5 = self.current is MQTTProtocolVersion.MQTTv5
+        self.current = MQTTProtocolVersion.MQTTv311 if is_5 else MQTTProtocolVersion.MQTTv5
+
+
+@dataclass(slots=True)
+class Backoff:
+    """Seconds to wait before the next attempt: doubling, and each time somewhere between half and all of it.
+
+    The first retry is quick, because the other version may be all that it takes.
+    """
+
+    first_s: float = 0.1
+    longest_s: float = 15.0
+    chance: Callable[[], float] = random.random
+    _failures: int = 0
+
+    def next_s(self) -> float:
+        """Return how long to wait after one more failure."""
+        whole = min(self.longest_s, self.first_s * 2.0 ** min(self._failures, 32))
+        self._failures += 1
+        return whole * (0.5 + self.chance() / 2)
+
+    def reset(self) -> None:
+        """The broker was reached."""
+        self._failures = 0
