@@ -138,7 +138,7 @@ def test_what_cannot_be_sent_is_counted_and_does_no_harm(
     assert streams.want("one", want(ref, 4, 2)) is Refusal.BEYOND_BLOB
     with Peer(mosquitto.port, "two") as two:
         two.subscribe(TOPICS.chunks(ref.digest), qos=0)
-        assert streams.want("two", want(ref, 1000)) is None
+        assert streams.want("two", want(ref)) is None
         assert [index for _, index, _ in collect(two, 5)] == list(range(5))
     assert streams.counts().refused == {Refusal.UNKNOWN_BLOB: 1, Refusal.BEYOND_BLOB: 1}
 
