@@ -176,6 +176,12 @@ def test_what_was_dropped_while_away_is_dropped_from_the_kept_session(
     owner = start(owners, mosquitto.url)
     owner.expect("up")
     owner.link.subscribe({"keep": 1, "drop": 1})
+    with Peer(mosquitto.port, "cloud") as peer:
+        for name in ("keep", "drop"):
+            peer.publish(name, b"retained", retain=True)
+            assert owner.receive() == (name, b"retained")
+            peer.publish(name, b"", retain=True)
+            owner.receive()
     mosquitto.stop()  # saves the sessions
     owner.expect("down")
     assert owner.link.unsubscribe(["drop"]) is False
@@ -209,6 +215,21 @@ def test_a_full_queue_refuses_and_never_blocks(owners: list[Owner]) -> None:
         answers = [owner.link.publish("x", bytes(100_000)) for _ in range(50)]
         # Two places are taken by what was published when the link came up.
         assert answers == [True] * 8 + [False] * 42
+
+
+def test_it_is_not_up_before_the_subscriptions_are_acknowledged(owners: list[Owner]) -> None:
+    acknowledge = threading.Event()
+    with DeafBroker(suback=acknowledge) as deaf:
+        owner = Owner(deaf.url)
+        owners.append(owner)
+        owner.link.subscribe({"wanted": 1})
+        owner.link.start()
+        assert deaf.subscribed.wait(TIMEOUT_S)
+        assert not owner.link.is_up
+        assert owner.link.publish("x", b"") is False
+        assert owner.events.empty()
+        acknowledge.set()
+        owner.expect("up")
 
 
 def test_a_broker_that_never_answers_is_left(owners: list[Owner]) -> None:
@@ -270,7 +291,11 @@ def test_a_password_file_that_cannot_be_read_is_a_problem_not_an_end(tmp_path: P
 class DeafBroker:
     """Answers CONNECT and SUBSCRIBE as MQTT 5 does, sends `then`, and acknowledges nothing more."""
 
-    def __init__(self, connack: bytes = b"\x20\x03\x00\x00\x00", then: bytes = b"") -> None:
+    def __init__(
+        self, connack: bytes = b"\x20\x03\x00\x00\x00", then: bytes = b"", suback: threading.Event | None = None
+    ) -> None:
+        self._suback = suback
+        self.subscribed = threading.Event()
         self._connack = connack
         self.then = then
         self.protocols: list[int] = []
@@ -303,6 +328,11 @@ class DeafBroker:
             if self._connack:
                 connection.sendall(self._connack + self.then)
             self.connected.release()
+            if self._suback is not None:
+                packet_id = connection.recv(4096)[2:4]
+                self.subscribed.set()
+                self._suback.wait(TIMEOUT_S)
+                connection.sendall(b"\x90\x04" + packet_id + b"\x00\x01")
 
 
 @contextmanager
