@@ -92,9 +92,7 @@ class Database:
             with self._one_writer, Session(self._writing_engine, expire_on_commit=False) as session, session.begin():
                 yield Change(session, self.now_ms())
         except SQLAlchemyError as error:
-            raise StoreError(
-                f"the database did not take a change: {_first_line(error)}; nothing was changed"
-            ) from error
+            raise StoreError(f"the database refused a change: {_first_line(error)}; nothing was changed") from error
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
