@@ -113,8 +113,7 @@ class FilesSlots:
                     Reason.DIGEST_MISMATCH,
                     f"{firmware.component} {firmware.version} is not on the disk as it was signed: not staged",
                 )
-            # From here on it may be a step that was cut off: what it did is made durable, whatever it did.
-            durable.sync_directory(self._slot(slot))
+            # From here on it may be a step that was cut off; the record's rename makes the image's durable, too.
             durable.seal_file(self._image(slot), IMAGE_MODE)
             store(self._slot_record(slot), SlotRecord.of(firmware))
             durable.remove(self._staging_record)

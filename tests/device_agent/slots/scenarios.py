@@ -11,7 +11,7 @@ import itertools
 import os
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -181,6 +181,26 @@ def _take_up(slots: FilesSlots, version: str) -> None:
         slots.confirm(firmware(version))
 
 
+def primitives(directory: Path) -> Iterator[Callable[[], object]]:
+    """Yield each call of `durable`; afterwards all of it has to be durable."""
+    yield lambda: durable.make_directory(directory / "made")
+    yield lambda: durable.write_file(directory / "file", b"old")
+    yield lambda: durable.write_file(directory / "file", b"new")
+    yield lambda: durable.write_link(directory / "link", "old")
+    yield lambda: durable.write_link(directory / "link", "new")
+    yield lambda: os.close(durable.create_file(directory / "space", 10_000))
+    yield lambda: durable.copy_file(directory / "file", directory / "made" / "copy", 0o600)
+    yield lambda: durable.move(directory / "made" / "copy", directory / "copy")
+    yield lambda: durable.remove(directory / "copy")
+
+
+def durable_calls(directory: Path) -> None:
+    """Make each of them, and mark its end."""
+    for call in primitives(directory):
+        call()
+        mark("done")
+
+
 SCENARIOS: Final[dict[str, Callable[[FilesSlots], None]]] = {
     "first": lambda slots: _update(slots, "1.0.0"),
     "update": lambda slots: _update(slots, "2.0.0"),
@@ -297,4 +317,7 @@ if __name__ == "__main__":
     for name in bug:
         BUGS[name]()
     golden = golden_of(Path(place))
+    if scenario == durable_calls.__name__:
+        durable_calls(Path(place))
+        sys.exit()
     SCENARIOS[scenario](FilesSlots(Path(place), COMPONENT, golden=golden if golden.exists() else None))

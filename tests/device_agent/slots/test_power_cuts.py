@@ -5,8 +5,6 @@ Real steps, in a child under strace; what may survive of its system calls is rep
 
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,11 +14,9 @@ import pytest
 from device_agent.slots.files import FilesSlots
 from device_agent.slots.ports import SlotError
 from tests.device_agent.slots import scenarios
-from tests.device_agent.slots.disk import CALLS, Disk, Model, Tree, parse, write_tree
+from tests.device_agent.slots.disk import Disk, Model, Tree, parse, write_tree
 from tests.device_agent.slots.firmware import COMPONENT, firmware, image, running, update
-from tests.support.brokers import missing_service
-
-REPOSITORY = Path(__file__).parents[3]
+from tests.device_agent.slots.tracing import trace
 
 
 @dataclass(frozen=True)
@@ -50,21 +46,6 @@ class Promise:
 
 
 START = {"first": None, "golden": "0.9.0"}
-
-
-def trace(scenario: str, directory: Path, *bugs: str) -> str:
-    """Return what strace saw of a scenario."""
-    strace = shutil.which("strace")
-    if strace is None:
-        missing_service("strace is not installed")
-    output = directory.with_name("trace")
-    command = [sys.executable, "-m", scenarios.__name__, scenario, str(directory), *bugs]
-    options = ["-f", "--seccomp-bpf", "-qq", "-xx", "-s", "1000000", "-e", f"trace={CALLS}", "-o", str(output)]
-    done = subprocess.run([strace, *options, *command], cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    if "ptrace" in done.stderr and not output.exists():
-        missing_service(f"strace may not trace here: {done.stderr[:200]}")
-    assert done.returncode == 0, done.stderr
-    return output.read_text(encoding="ascii")
 
 
 def crashes(scenario: str, directory: Path, model: Model, *bugs: str) -> Iterator[tuple[Promise, Tree]]:

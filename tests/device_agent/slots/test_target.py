@@ -146,6 +146,33 @@ def test_closing_waits_for_writers_and_then_refuses_them(slots: FilesSlots, dire
     target.close()
 
 
+def test_closing_waits_for_a_write_that_has_begun(slots: FilesSlots, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = slots.open_target(firmware("1.0.0"))
+    writing, closed = threading.Event(), threading.Event()
+    real_pwrite, real_close, descriptor = os.pwrite, os.close, target._descriptor
+    closed_meanwhile: list[bool] = []
+
+    def slow_pwrite(written: int, data: memoryview, offset: int) -> int:
+        writing.set()
+        closed_meanwhile.append(closed.wait(0.3))
+        return real_pwrite(written, data, offset)
+
+    def close(released: int) -> None:
+        if released == descriptor:
+            closed.set()
+        real_close(released)
+
+    monkeypatch.setattr(os, "pwrite", slow_pwrite)
+    monkeypatch.setattr(os, "close", close)
+    writer = threading.Thread(target=target.write, args=(0, b"abc"))
+    writer.start()
+    assert writing.wait(10.0)
+    target.close()
+    writer.join()
+    assert closed_meanwhile == [False]
+    assert closed.is_set()
+
+
 def test_a_failed_sync_is_never_believed_again(slots: FilesSlots, monkeypatch: pytest.MonkeyPatch) -> None:
     target = slots.open_target(firmware("1.0.0"))
     target.write(0, image("1.0.0"))
