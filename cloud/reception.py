@@ -7,6 +7,7 @@ from typing import Final, Protocol, TypeVar, assert_never
 
 from cloud.artifacts import Artifacts
 from cloud.changes import Changes
+from cloud.link import UpMessage
 from cloud.store.store import Store
 from cloud.tally import Tally
 from cloud.trust import MetadataRepository
@@ -20,7 +21,6 @@ from protocol.topics import Topics
 from protocol.up import Ask, Asked, DeviceState, Hello, Presence, Report, Want
 
 M = TypeVar("M")
-UpMessage = Hello | DeviceState | Report | Want | Ask | Presence
 Publish = Callable[[str, bytes], Awaitable[None]]
 """Takes topic and payload; returns when the broker has it (QoS 1)."""
 _CHANNEL_PARTS: Final = 2  # <group>/<component>

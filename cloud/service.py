@@ -13,8 +13,9 @@ from typing import Final, Protocol
 
 from cloud.artifacts import Artifacts
 from cloud.changes import Changes
+from cloud.link import LinkError, UpMessage
 from cloud.planner import TooManyReleasesError
-from cloud.reception import Reception, Streaming, UpMessage
+from cloud.reception import Reception, Streaming
 from cloud.roles import TrustError
 from cloud.store.errors import NotFoundError
 from cloud.store.store import Store
@@ -25,7 +26,7 @@ from protocol.codec import encode
 from protocol.errors import FleetliftError, ProtocolError
 from protocol.signing import NOTICE_TYPE, seal
 from protocol.topics import Topics
-from protocol.up import Want
+from protocol.up import Hello
 
 _log = logging.getLogger(__name__)
 
@@ -36,11 +37,10 @@ GATHER_S: Final = 0.2
 RESIGN_CHECK_S: Final = 60.0
 WARN_EVERY_S: Final = 86_400.0
 OUTBOX_BATCH: Final = 100
-WORKERS: Final = 4
-QUEUE: Final = 1000
+TURNS: Final = 64
 
 
-class Link(Protocol):
+class Broker(Protocol):
     """The connection to the broker."""
 
     @property
@@ -48,7 +48,7 @@ class Link(Protocol):
         """Whether the broker is reached now."""
 
     async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-        """Return when the broker has it (QoS 1); raises FleetliftError when it is not reached."""
+        """Return when the broker has it (QoS 1); raises LinkError when it is not reached."""
 
 
 class Service:
@@ -60,7 +60,7 @@ class Service:
         repository: MetadataRepository,
         artifacts: Artifacts,
         *,
-        link: Link,
+        link: Broker,
         streams: Streaming,
         topics: Topics,
         changes: Changes,
@@ -73,9 +73,8 @@ class Service:
         self._connected = asyncio.Event()
         self._asked: set[tuple[OutboxKind, str]] = set()
         self._ask_came = asyncio.Event()
-        self._queues: list[asyncio.Queue[tuple[str, UpMessage]]] = [asyncio.Queue(QUEUE) for _ in range(WORKERS)]
-        self._turns = [asyncio.Lock() for _ in range(WORKERS)]
-        """One for each queue: desired states of one device leave in the order of their numbers."""
+        self._turns = [asyncio.Lock() for _ in range(TURNS)]
+        """Devices share them by id: desired states of one device leave in the order of their numbers."""
         self._reception = Reception(
             store,
             repository,
@@ -90,12 +89,13 @@ class Service:
         )
 
     async def receive(self, device_id: str, message: UpMessage) -> None:
-        """Take a message from the link: wants at once, the rest in order per device; waits when too much waits."""
+        """Store what a device says and answer it; raises FleetliftError, and then the device says it again."""
         self.tally.receive(type(message).__name__.lower())
-        if isinstance(message, Want):
-            await self._handle(device_id, message)
+        if isinstance(message, Hello):
+            async with self._turn(device_id):
+                await self._reception.receive(device_id, message)
         else:
-            await self._queues[_worker(device_id)].put((device_id, message))
+            await self._reception.receive(device_id, message)
 
     def connected(self) -> None:
         """Take the link's word that it is connected (again)."""
@@ -104,29 +104,11 @@ class Service:
     async def run(self) -> None:
         """Work until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            for number, queue in enumerate(self._queues):
-                tasks.create_task(self._work(queue), name=f"reception-{number}")
             tasks.create_task(self._keep(self._tell_changes, "outbox"), name="outbox")
             tasks.create_task(self._keep(self._tell_all, "republish"), name="republish")
             tasks.create_task(self._keep(self._tell_asked, "repeat"), name="repeat")
             tasks.create_task(self._keep(self._resign, "resign"), name="resign")
             tasks.create_task(self._keep(self._warn, "warn"), name="warn")
-
-    async def _work(self, queue: asyncio.Queue[tuple[str, UpMessage]]) -> None:
-        while True:
-            device_id, message = await queue.get()
-            async with self._turns[_worker(device_id)]:
-                await self._handle(device_id, message)
-
-    async def _handle(self, device_id: str, message: UpMessage) -> None:
-        kind = type(message).__name__.lower()
-        try:
-            await self._reception.receive(device_id, message)
-        except FleetliftError as error:
-            self.tally.refuse(kind, _code_of(error), device_id, error)
-        except Exception as error:  # noqa: BLE001 - the loop outlives whatever one message does
-            self.tally.refuse(kind, "error", device_id, error)
-            _log.exception("%s of %s failed", kind, device_id)
 
     async def _keep(self, step: Callable[[], Awaitable[None]], name: str) -> None:
         """Repeat a step for ever; one that fails is logged and tried again."""
@@ -157,8 +139,14 @@ class Service:
     async def _tell(self, item: OutboxItem) -> None:
         try:
             await self._say(item.kind, item.key)
-        except (NotFoundError, ProtocolError, TrustError, TooManyReleasesError) as error:  # gone, or not to be said
+        except LinkError:
+            raise  # the whole outbox waits until the broker is back
+        except (NotFoundError, ProtocolError, TrustError, TooManyReleasesError) as error:  # gone, or never to be said
             self.tally.refuse(item.kind.value, _code_of(error), item.key, error)
+        except FleetliftError as error:  # to the end of the line: it must not keep the others waiting
+            self.tally.refuse(item.kind.value, _code_of(error), item.key, error)
+            await asyncio.to_thread(self._store.outbox.mark, item.kind, item.key)
+            return
         await asyncio.to_thread(self._store.outbox.settle, item)
 
     async def _say(self, kind: OutboxKind, key: str) -> None:
@@ -174,7 +162,7 @@ class Service:
                 bundle = await asyncio.to_thread(self._repository.bundle, key)
                 await self._publish(self._topics.bundle(key), encode(bundle), retain=True)
             case OutboxKind.DESIRED:
-                async with self._turns[_worker(key)]:
+                async with self._turn(key):
                     await self._say_desired(key)
         self.tally.publish(kind.value)
 
@@ -228,16 +216,15 @@ class Service:
                 )
         await asyncio.sleep(WARN_EVERY_S)
 
+    def _turn(self, device_id: str) -> asyncio.Lock:
+        return self._turns[zlib.crc32(device_id.encode()) % TURNS]
+
     async def _publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         await self._link.publish(topic, payload, retain=retain)
 
     def counts(self) -> Mapping[str, Mapping[str, int]]:
         """Return what was counted."""
         return self.tally.counts()
-
-
-def _worker(device_id: str) -> int:
-    return zlib.crc32(device_id.encode()) % WORKERS
 
 
 def _code_of(error: FleetliftError) -> str:

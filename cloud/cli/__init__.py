@@ -1,6 +1,13 @@
-"""The `fleetlift` command: the server, and everything that an operator does with it."""
+"""The `fleetlift` command: the server, and everything that an operator does with it.
 
+An operator's commands talk to the server's API and need little; `init`, `serve` and their like need the whole server,
+which takes a second to import. So those are named here and resolved when they are called (click calls it a lazy group).
+"""
+
+import pkgutil
 import sys
+from collections.abc import Mapping
+from typing import Final
 
 import click
 
@@ -9,22 +16,39 @@ from cloud.cli.context import Group
 from cloud.cli.device import device
 from cloud.cli.firmware import firmware
 from cloud.cli.group import group
-from cloud.cli.initialise import init
 from cloud.cli.ota import ota
 from cloud.cli.product import product
 from cloud.cli.release import release
-
-# from cloud.cli.serve import serve
 from cloud.images import ImageError
 from cloud.roles import ConflictingRoleError
 from cloud.store.errors import ConflictError, InvalidError
 from protocol.errors import FleetliftError, ProtocolError, UserError
 
-INTERRUPTED = 130
-COMMANDS = (init, product, firmware, group, release, device, ota)
+INTERRUPTED: Final = 130
+LIGHT: Final = (product, firmware, group, release, device, ota)
+HEAVY: Final[Mapping[str, str]] = {
+    "init": "cloud.cli.initialise:init",
+    "serve": "cloud.cli.serve:serve",
+}
+"""Commands that need the whole server: name to `module:attribute`."""
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class Root(Group):
+    """The outermost group, which resolves heavy commands when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands."""
+        return [*HEAVY, *super().list_commands(ctx)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command by name, or None."""
+        if cmd_name not in HEAVY:
+            return super().get_command(ctx, cmd_name)
+        command: click.Command = pkgutil.resolve_name(HEAVY[cmd_name])
+        return command
+
+
+@click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="fleetlift")
 def fleetlift() -> None:
     """Over-the-air firmware updates for device fleets, over MQTT.
@@ -33,7 +57,7 @@ def fleetlift() -> None:
     """
 
 
-for _command in COMMANDS:
+for _command in LIGHT:
     fleetlift.add_command(_command)
 
 

@@ -17,7 +17,10 @@ product_option = click.option("--product", metavar="P", help="The product (defau
 
 @click.group(cls=Group)
 def group() -> None:
-    """Groups of a product's devices; a device follows the releases of its first ranked group that has one for it."""
+    """Ranked groups of devices.
+
+    A device follows the releases of its first group, by rank, that has one for it.
+    """
 
 
 @group.command("create")

@@ -85,7 +85,10 @@ def init(
     broker: str | None,
     broker_port: int,
 ) -> None:
-    """Make a home: the server's part, and the operator's part that the server never sees."""
+    """Make a home: keys, metadata, token, settings.
+
+    It has two parts: what the server needs, and what is the operator's own and the server never sees.
+    """
     plan = Plan(host=host, port=port, broker=broker, broker_port=broker_port, product=product, hardware=hardware)
     check_plan(plan)
     home = operator.home

@@ -43,7 +43,10 @@ def ota(
     wait: bool,
     timeout: float,
 ) -> None:
-    """Update one DEVICE to VERSION; a release made later takes it along again."""
+    """Update one DEVICE to VERSION.
+
+    A release that is made later, and reaches the device, takes it along again.
+    """
     chosen = operator.component(component)
     if force:
         operator.api.get("devices", device_id)

@@ -18,7 +18,7 @@ COLUMNS = (
 
 @click.group(cls=Group)
 def product() -> None:
-    """Kinds of devices: hardware models, components, and whether updates are on."""
+    """Kinds of devices."""
 
 
 @product.command("create")

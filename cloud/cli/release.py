@@ -14,7 +14,7 @@ from protocol.errors import UserError
 
 @click.group(cls=Group)
 def release() -> None:
-    """Decisions that put a firmware live for a group: push, patch, disable, roll back, promote."""
+    """Decisions that put firmware live for a group."""
 
 
 release.add_command(push)

@@ -29,7 +29,7 @@ from cloud.cli.logs import configure_logging
 from cloud.config import Home, Settings, load_settings, parse_broker_url
 from cloud.connection import BrokerAccess
 from cloud.intake import Intake
-from cloud.link import Link
+from cloud.link import Link, UpMessage
 from cloud.online_key import OnlineKey
 from cloud.service import Service
 from cloud.store.store import Store
@@ -190,7 +190,15 @@ async def _run(parts: Parts, operator: Operator) -> None:
     intake = Intake(parts.store, parts.repository, parts.artifacts)
     await asyncio.to_thread(intake.reconcile, by="server")
     streams = Streams(parts.access, parts.artifacts, topics)
-    link = Link(parts.access, topics)
+
+    def on_up() -> None:
+        connected.set()
+        service.connected()
+
+    async def receive(device_id: str, message: UpMessage) -> None:
+        await service.receive(device_id, message)
+
+    link = Link(parts.access, topics, receive, on_up=on_up)
     service = Service(
         parts.store,
         parts.repository,
@@ -202,10 +210,6 @@ async def _run(parts: Parts, operator: Operator) -> None:
         open_joining=parts.settings.devices.joining == "open",
     )
 
-    def on_connected() -> None:
-        connected.set()
-        service.connected()
-
     backend = Backend(
         store=parts.store,
         repository=parts.repository,
@@ -216,7 +220,7 @@ async def _run(parts: Parts, operator: Operator) -> None:
         broker_url=parts.device_url,
         changes=changes,
         why_not_ready=lambda: "" if link.is_connected else "the broker is not reached",
-        counters=lambda: _counters(service, streams),
+        counters=lambda: _counters(service, link, streams),
     )
     config = uvicorn.Config(
         create_app(backend), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=GRACE_S
@@ -228,7 +232,7 @@ async def _run(parts: Parts, operator: Operator) -> None:
             http = tasks.create_task(server.serve(sockets=[parts.listener]), name="http")
             loops = [
                 tasks.create_task(service.run(), name="service"),
-                tasks.create_task(link.run(service.receive, on_connected), name="link"),
+                tasks.create_task(link.run(), name="link"),
                 tasks.create_task(_keep_broker(parts.embedded), name="broker"),
                 tasks.create_task(_announce(parts, operator, connected), name="announce"),
             ]
@@ -242,10 +246,12 @@ async def _run(parts: Parts, operator: Operator) -> None:
         await asyncio.to_thread(streams.stop)
 
 
-def _counters(service: Service, streams: Streams) -> Mapping[str, Mapping[str, int]]:
+def _counters(service: Service, link: Link, streams: Streams) -> Mapping[str, Mapping[str, int]]:
     sent = asdict(streams.counts())
-    refused = sent.pop("refused")
-    return {**service.counts(), "streams": sent, "streams_refused": {str(kind): n for kind, n in refused.items()}}
+    refused = {f"chunks_{kind}": count for kind, count in sent.pop("refused").items()}
+    refused |= {f"{kind}_{code}": count for (kind, code), count in link.refused().items()}
+    counted = service.counts()
+    return {**counted, "received": link.received(), "refused": {**counted["refused"], **refused}, "streams": sent}
 
 
 async def _keep_broker(broker: EmbeddedBroker | None) -> None:
