@@ -61,24 +61,29 @@ class Gatekeeper:
         grace_s: float,
         now: Callable[[], float],
         monotonic: Callable[[], float],
-        changed: Callable[[], None],
     ) -> None:
         self._memory = memory
         self._lock_path = lock_path
         self._now = now
         self._monotonic = monotonic
-        self._changed = changed
+        self.changed: Callable[[], None] = _nothing
         self._boot_id = boot_id()
         self._holds: tuple[Hold, ...] = ()
         self._awaiting_lock = threading.Event()
         self._set(memory.disabling() or (None if enabled_at_start else DISABLED_AT_START))
         held_before = bool(self._boot_id) and memory.holders_boot() == self._boot_id
         self._grace_ends = monotonic() + grace_s if held_before else None
+        self._grace_until_ms = round((now() + grace_s) * 1000)
 
     @property
     def enabled(self) -> bool:
         """Tell whether the application lets updates happen."""
         return self._disabling is None or (self._disabled_ends is not None and self._disabled_ends <= self._monotonic())
+
+    @property
+    def in_grace(self) -> bool:
+        """Tell whether holders still get their time to take their holds again."""
+        return self._grace_ends is not None and self._grace_ends > self._monotonic()
 
     def disable(self, until: float | None, why: str) -> None:
         """Let nothing start until `until` (seconds of `now`; None: until enabled); durable before it returns."""
@@ -88,21 +93,21 @@ class Gatekeeper:
             disabling = Disabling(max(0, round(until * 1000)), duration_ms, why)
         self._memory.set_disabling(disabling)
         self._set(disabling)
-        self._changed()
+        self.changed()
 
     def enable(self) -> None:
         """Let updates start; durable before it returns."""
         if self._memory.disabling() is not None:
             self._memory.set_disabling(None)
         self._set(None)
-        self._changed()
+        self.changed()
 
     def holds_changed(self, holds: tuple[Hold, ...]) -> None:
         """Hear which holds are in force."""
         self._holds = holds
         if holds and self._boot_id and self._memory.holders_boot() != self._boot_id:
             self._memory.set_holders_boot(self._boot_id)
-        self._changed()
+        self.changed()
 
     def willingness(self) -> Willingness:
         """Return what everyone says, now."""
@@ -112,10 +117,8 @@ class Gatekeeper:
         ]
         if self.lock_held():
             holds.append(Held(owner=f"the lock file {self._lock_path.name}", scopes=HELD_BY_LOCK))
-        grace_s = self._grace_s()
-        if grace_s > 0:
-            until_ms = round((self._now() + grace_s) * 1000)
-            holds.append(Held(owner="the agent's start", scopes=HELD_BY_LOCK, expires_at_ms=until_ms))
+        if self.in_grace:
+            holds.append(Held(owner="the agent's start", scopes=HELD_BY_LOCK, expires_at_ms=self._grace_until_ms))
         disabling = None if self.enabled else self._disabling
         return Willingness(
             enabled=disabling is None,
@@ -160,7 +163,7 @@ class Gatekeeper:
         except OSError as error:
             _LOG.warning("the end of the hold by %s cannot be waited for: %s", self._lock_path, error.strerror)
         self._awaiting_lock.clear()
-        self._changed()
+        self.changed()
 
     def _set(self, disabling: Disabling | None) -> None:
         self._disabled_ends = None
@@ -169,9 +172,6 @@ class Gatekeeper:
             self._disabled_ends = self._monotonic() + left_ms / 1000
         self._disabling = disabling
 
-    def _grace_s(self) -> float:
-        return 0.0 if self._grace_ends is None else self._grace_ends - self._monotonic()
-
 
 def boot_id() -> str:
     """Return what tells this boot of the device from every other, or the empty text."""
@@ -179,6 +179,10 @@ def boot_id() -> str:
         return _BOOT_ID.read_text(encoding="ascii").strip()
     except OSError:
         return ""
+
+
+def _nothing() -> None:
+    pass
 
 
 def _scopes(hold: Hold) -> frozenset[Scope]:

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 
 from device_agent.admission import InstallPolicy
 from device_agent.connection import LinkSettings
+from device_agent.health import AliveCheck, Check, ExecCheck, HttpCheck
 from protocol.chunks import MAX_BLOB_BYTES
 from protocol.errors import FleetliftError, UserError
 from protocol.identity import check_id
@@ -28,11 +29,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HealthSettings:
-    """How a component's application says that it is well: `http` (GET `url`), `exec` (`command`) or `alive`."""
+    """How a component's application is asked how it is, and how often."""
 
-    kind: str = "alive"
-    url: str | None = None
-    command: tuple[str, ...] = ()
+    check: Check = field(default_factory=AliveCheck)
     interval_s: float = 1.0
     timeout_s: float = 5.0
 
@@ -42,7 +41,8 @@ class ComponentSettings:
     """One component: how its image runs, and when a new version has proved good.
 
     `command` starts the application as the agent's child, with `{image}` and `{python}` filled in; without it
-    `restart_command` restarts a service of the system, and `stop_command`, if it is given, stops it.
+    `restart_command` restarts a service of the system; `stop_command`, if it is given, stops it, and `active_command`
+    tells by 0 that it runs.
     """
 
     name: str
@@ -50,6 +50,7 @@ class ComponentSettings:
     command: tuple[str, ...] = ()
     restart_command: tuple[str, ...] = ()
     stop_command: tuple[str, ...] = ()
+    active_command: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     health: HealthSettings = field(default_factory=HealthSettings)
     soak_s: float = 10.0
@@ -98,11 +99,8 @@ class AgentSettings:
     broker: BrokerSettings
     updates: UpdateSettings
     components: Mapping[str, ComponentSettings]
-
-    @property
-    def control_socket(self) -> Path:
-        """Where the agent listens for its applications."""
-        return self.state_dir / "control.sock"
+    control_socket: Path
+    """Where the agent listens for its applications; `control.sock` in the state directory unless it is said."""
 
 
 def load(path: Path) -> AgentSettings:
@@ -238,6 +236,7 @@ def _device(table: _Table) -> dict[str, Any]:
         "root": table.file("root"),
         "attributes": table.texts("attributes"),
     }
+    fields["control_socket"] = table.file("control_socket", None) or fields["state_dir"] / "control.sock"
     attributes = fields["attributes"]
     if len(attributes) > MAX_ATTRIBUTES or any(len(key) > 64 or len(text) > 200 for key, text in attributes.items()):
         raise table.error("attributes", f"at most {MAX_ATTRIBUTES}, names of 64 and texts of 200 characters")
@@ -264,7 +263,7 @@ def _updates(table: _Table) -> UpdateSettings:
         enabled_at_start=table.take("enabled_at_start", bool, default=True),
         install=InstallPolicy(table.text("install", "available", one_of=tuple(InstallPolicy))),
         check_interval_s=table.seconds("check_interval_s", 86_400.0, low=1.0),
-        window_bytes=table.whole("window_bytes", 4 * 1024 * 1024, low=256 * 1024, high=32 * 1024 * 1024),
+        window_bytes=table.whole("window_bytes", 4 * 1024 * 1024, low=64 * 1024, high=32 * 1024 * 1024),
         startup_wait_s=table.seconds("startup_wait_s", 0.0, high=3600.0),
         hold_grace_s=table.seconds("hold_grace_s", 5.0, low=2.0, high=60.0),
     )
@@ -288,6 +287,7 @@ def _component(name: str, table: _Table) -> ComponentSettings:
         command=table.words("command"),
         restart_command=table.words("restart_command"),
         stop_command=table.words("stop_command"),
+        active_command=table.words("active_command"),
         env=table.texts("env"),
         health=_health(table.table("health", {})),
         soak_s=soak_s,
@@ -307,17 +307,18 @@ def _component(name: str, table: _Table) -> ComponentSettings:
 
 
 def _health(table: _Table) -> HealthSettings:
+    kind = table.text("kind", "alive", one_of=("alive", "http", "exec"))
+    url, command = table.text("url", None), table.words("command")
+    if (kind == "http") is not (url is not None):
+        raise table.error("kind", "http has a url, and no other kind has")
+    if (kind == "exec") is not bool(command):
+        raise table.error("kind", "exec has a command, and no other kind has")
+    check: Check = ExecCheck(command) if command else AliveCheck()
     settings = HealthSettings(
-        kind=table.text("kind", "alive", one_of=("alive", "http", "exec")),
-        url=table.text("url", None),
-        command=table.words("command"),
+        check=table.checked("url", lambda: HttpCheck(url)) if url is not None else check,
         interval_s=table.seconds("interval_s", 1.0, low=0.05, high=3600.0),
         timeout_s=table.seconds("timeout_s", 5.0, low=0.05, high=600.0),
     )
-    if (settings.kind == "http") is not (settings.url is not None):
-        raise table.error("kind", "http has a url, and no other kind has")
-    if (settings.kind == "exec") is not bool(settings.command):
-        raise table.error("kind", "exec has a command, and no other kind has")
     table.done()
     return settings
 

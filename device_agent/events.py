@@ -65,8 +65,9 @@ class Snapshot:
     told: Phase | None = None
     """The last phase that an entry of the journal told of."""
     fetched_bytes: int = 0
+    """What came over the network in this attempt, as far as it is told yet."""
     received_bytes: int = 0
-    """What of the image was there at the last restart of the agent: more of it is progress, not a loop."""
+    """What of the image was there when it was taken, or the agent started last: more of it is progress, not a loop."""
     trials: int = 0
     stores: int = 0
     booted_digest: str | None = None
@@ -97,9 +98,10 @@ class Resumed(Event):
 
 @dataclass(frozen=True, slots=True)
 class Taken(Event):
-    """The device decided to take a firmware."""
+    """The device decided to take a firmware, of which so much is there from before."""
 
     attempt: Attempt
+    received_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +154,7 @@ class RestartCleared(Event):
 
 @dataclass(frozen=True, slots=True)
 class Downloaded(Event):
-    """All of the image is there; so many bytes of it came over the network in this attempt."""
+    """All of the image is there; so many bytes of it came over the network since the agent started."""
 
     fetched_bytes: int = 0
 

@@ -135,9 +135,7 @@ class Journal:
 
     def unacknowledged(self, limit: int) -> tuple[Entry, ...]:
         """Return the first entries that the cloud does not have, at most `limit`, ascending."""
-        rows = self._database.rows(
-            "SELECT body FROM entries WHERE seq > ? ORDER BY seq LIMIT ?", self.acknowledged, limit
-        )
+        rows = self._database.rows("SELECT body FROM entries ORDER BY seq LIMIT ?", limit)
         return tuple(decode(body, Entry) for (body,) in rows)
 
     def acknowledge(self, through: int) -> None:
@@ -147,16 +145,22 @@ class Journal:
         have is told in a new journal.
         """
         with self.transaction():
-            last = self._last_seq()
-            if through > last:
+            if through > self._last_seq():
                 self._begin_anew()
                 return
             self._set_fact("acknowledged", str(through))
-            self._database.write("DELETE FROM entries WHERE seq <= ?", through - KEPT_ENTRIES)
+            for source, destination, which in (("entries", "told", "<="), ("told", "entries", ">")):
+                self._database.write(
+                    f"INSERT OR REPLACE INTO {destination} SELECT * FROM {source} WHERE seq {which} ?",  # noqa: S608
+                    through,
+                )
+                self._database.write(f"DELETE FROM {source} WHERE seq {which} ?", through)  # noqa: S608
+            self._database.write("DELETE FROM told WHERE seq <= ?", through - KEPT_ENTRIES)
 
     def _begin_anew(self) -> None:
         untold = self.unacknowledged(-1)
         self._database.write("DELETE FROM entries")
+        self._database.write("DELETE FROM told")
         self._set_fact("journal_id", secrets.token_hex(6))
         self._set_fact("acknowledged", "0")
         self._set_fact("last_seq", str(len(untold)))
@@ -169,10 +173,15 @@ class Journal:
 
     # What it was told.
 
+    @property
+    def session(self) -> int:
+        """The number of the last session, 0 before the first."""
+        return int(self._fact("session") or 0)
+
     def next_session(self) -> int:
         """Return the number of a new session: one more than the last, over all restarts."""
         with self.transaction():
-            session = int(self._fact("session") or 0) + 1
+            session = self.session + 1
             self._set_fact("session", str(session))
             return session
 

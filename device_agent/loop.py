@@ -2,11 +2,12 @@
 
 1. Everything that changes the agent's mind happens in the loop's thread, one thing at a time; other threads only post.
 2. The loop sleeps until something is posted or the next timer is due; it never polls.
-3. What a single thing raises is handed to `failed`; the loop goes on.
+3. What a single thing raises is handed to `failed`; the loop goes on. After each thing `settle` is called.
 """
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Callable
@@ -14,14 +15,16 @@ from typing import Final
 
 Call = Callable[[], None]
 _LONGEST_SLEEP_S: Final = 3600.0
+_LOG = logging.getLogger(__name__)
 
 
 class Loop:
     """A queue and timers, over a clock that only goes forward (seconds). `post` is for any thread."""
 
-    def __init__(self, monotonic: Callable[[], float], failed: Callable[[Exception], None]) -> None:
+    def __init__(self, monotonic: Callable[[], float]) -> None:
         self.monotonic = monotonic
-        self._failed = failed
+        self.failed: Callable[[Exception], None] = _log
+        self.settle: Call = lambda: None
         self._posted: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
         self._timers: dict[str, tuple[float, Call]] = {}
         self._stopping = False
@@ -77,10 +80,15 @@ class Loop:
         return min(max(0.0, min(pauses, default=_LONGEST_SLEEP_S)), _LONGEST_SLEEP_S)
 
     def _guarded(self, call: Call) -> None:
-        try:
-            call()
-        except Exception as error:  # noqa: BLE001 - rule 3
-            self._failed(error)
+        for part in (call, self.settle):
+            try:
+                part()
+            except Exception as error:  # noqa: BLE001 - rule 3
+                self.failed(error)
+
+
+def _log(error: Exception) -> None:
+    _LOG.error("something failed", exc_info=error)
 
 
 class Worker:

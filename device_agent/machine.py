@@ -258,22 +258,23 @@ def _noted(snapshot: Snapshot, event: Event) -> Snapshot:
     """Return the snapshot with what the event says."""
     noted = snapshot
     match event:
-        case Taken(attempt):
-            noted = replace(snapshot, attempt=attempt, concluded=None)
+        case Taken(attempt, received_bytes):
+            noted = replace(snapshot, attempt=attempt, received_bytes=received_bytes, concluded=None)
         case Revised(urgency, mandatory, forced) if snapshot.attempt is not None:
             attempt = replace(snapshot.attempt, urgency=urgency, mandatory=mandatory, forced=forced)
             noted = replace(snapshot, attempt=attempt)
         case Waited(waiting) | Paused(waiting):
             noted = replace(snapshot, waiting=waiting)
         case Downloaded(fetched_bytes):
-            noted = replace(snapshot, fetched_bytes=fetched_bytes)
+            noted = replace(snapshot, fetched_bytes=snapshot.fetched_bytes + fetched_bytes)
         case BootedNew(digest):
             noted = replace(snapshot, booted_digest=digest)
         case Failed(reason, detail) if snapshot.reason is None:
             noted = replace(snapshot, reason=reason, detail=detail[:MAX_TEXT])
-        case Resumed(received_bytes) if snapshot.attempt is not None:
-            stores = 0 if _progressed(snapshot, event) else snapshot.stores
-            noted = replace(snapshot, received_bytes=max(received_bytes, snapshot.received_bytes), stores=stores)
+        case Resumed(received_bytes) if _progressed(snapshot, event):
+            gained = received_bytes - snapshot.received_bytes
+            fetched = snapshot.fetched_bytes + gained
+            noted = replace(snapshot, fetched_bytes=fetched, received_bytes=received_bytes, stores=0)
     return noted
 
 

@@ -1,0 +1,71 @@
+"""Tells the applications what happens to their device: the events of docs/control-socket.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from device_agent.events import Attempt, Snapshot
+from protocol.phases import Outcome, Phase
+from protocol.selection import Wanted
+from protocol.values import Scope
+
+Publish = Callable[[Mapping[str, Any]], None]
+
+
+class Announcer:
+    """Publishes each thing once, when it changes."""
+
+    def __init__(self, publish: Publish, *, enabled: bool) -> None:
+        self._publish = publish
+        self._enabled = enabled
+        self._pending: dict[str, tuple[str, bool, bool]] = {}
+
+    def stepped(self, before: Snapshot, after: Snapshot) -> None:
+        """Hear of a step of the machine."""
+        attempt, end = after.attempt, after.concluded
+        if attempt is not None:
+            if attempt.forced and not (before.attempt and before.attempt.forced):
+                self._tell("forced", attempt)
+            if before.phase is Phase.VERIFYING and after.phase is Phase.INSTALLING:
+                self._tell("update_ready", attempt)
+            if before.gate is Scope.INSTALL and after.gate is None and after.phase is Phase.INSTALLING:
+                self._tell("installing", attempt)
+            if before.phase is Phase.INSTALLING and after.phase is Phase.RESTARTING:
+                self._tell("restarting", attempt)
+        elif before.attempt is not None and end is not None:
+            if end.outcome is Outcome.SUCCEEDED:
+                self._tell("update_installed", end.attempt)
+            elif end.outcome is Outcome.ROLLED_BACK:
+                self._tell("update_rolled_back", end.attempt, reason=end.reason)
+
+    def pending(self, waiting: Sequence[Wanted]) -> None:
+        """Hear what is newer and waits."""
+        now = {
+            wanted.firmware.component: (wanted.firmware.digest, wanted.mandatory, wanted.forced) for wanted in waiting
+        }
+        for wanted in waiting:
+            component = wanted.firmware.component
+            if self._pending.get(component) != now[component]:
+                self._publish({"event": "firmware_update_pending", **describe(wanted)})
+        self._pending = now
+
+    def enabled(self, enabled: bool) -> None:
+        """Hear whether updates are enabled."""
+        if enabled is not self._enabled:
+            self._enabled = enabled
+            self._publish({"event": "updates_enabled" if enabled else "updates_disabled"})
+
+    def _tell(self, event: str, attempt: Attempt, **more: Any) -> None:
+        firmware = attempt.firmware
+        self._publish({"event": event, "component": firmware.component, "version": firmware.version, **more})
+
+
+def describe(wanted: Wanted) -> dict[str, Any]:
+    """Return what applications are told of a firmware that waits."""
+    return {
+        "component": wanted.firmware.component,
+        "version": wanted.firmware.version,
+        "mandatory": wanted.mandatory,
+        "forced": wanted.forced,
+    }

@@ -1,0 +1,242 @@
+"""The device's command: runs the agent, and talks to the one that runs.
+
+Exit codes: 0 done, 1 failed (no agent answers), 2 usage, 5 another agent runs; `hold` ends with its command's.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, ParamSpec, TypeVar
+
+import click
+
+from device_agent.config import load
+from device_agent.sdk import Updates, UpdatesError, UpdatesUnavailableError
+from device_agent.wiring import wire
+from protocol.errors import FleetliftError, UserError
+
+CONFIG_VARIABLE: Final = "FLEETLIFT_AGENT_CONFIG"
+DEFAULT_CONFIG: Final = Path("/etc/fleetlift/agent.toml")
+SCOPES: Final = ("download", "install", "restart")
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_LOG = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _told(command: Callable[P, T]) -> Callable[P, T]:
+    """Turn a mistake, or an agent that does not answer, into a sentence and an exit code."""
+
+    @functools.wraps(command)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return command(*args, **kwargs)
+        except UserError as error:
+            click.echo(f"fleetlift-agent: {error}", err=True)
+            sys.exit(error.exit_code)
+        except (FleetliftError, UpdatesError) as error:
+            click.echo(f"fleetlift-agent: {error}", err=True)
+            sys.exit(1)
+
+    return call
+
+
+_CONFIG = click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    envvar=CONFIG_VARIABLE,
+    default=DEFAULT_CONFIG,
+    show_default=True,
+    help=f"The agent's settings (also the environment's {CONFIG_VARIABLE}).",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Run the agent of this device, or talk to the one that runs."""
+
+
+def _agent(config: Path) -> Updates:
+    settings = load(config)
+    try:
+        return Updates(settings.control_socket, required=True)
+    except UpdatesUnavailableError as error:
+        raise UserError(
+            f"no agent answers at {settings.control_socket}: is `fleetlift-agent run` running, and may you talk to it? "
+            "Nothing was changed",
+            exit_code=1,
+        ) from error
+
+
+@main.command()
+@_CONFIG
+@click.option("-v", "--verbose", is_flag=True, help="Say more.")
+@_told
+def run(config: Path, verbose: bool) -> None:
+    """Run the agent until it is told to stop (SIGTERM, SIGINT); its application stops with it."""
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    settings = load(config)
+    runner = wire(settings)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: runner.stop())
+    _LOG.info("agent of %s, process %d, state in %s", settings.device_id, os.getpid(), settings.state_dir)
+    runner.run()
+
+
+@main.command()
+@_CONFIG
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@_told
+def status(config: Path, output: str) -> None:
+    """Say how the device stands."""
+    with _agent(config) as agent:
+        found = agent.status()
+    if output == "json":
+        click.echo(json.dumps(found, indent=2, sort_keys=True))
+        return
+    for line in _described(found):
+        click.echo(line)
+
+
+@main.command()
+@_CONFIG
+@click.option(
+    "--until", metavar="WHEN", help="For so long (90s, 30m, 2h, 7d), or until a time (2026-05-01T06:00, 06:00)."
+)
+@click.option("--why", default="", help="What for; shown to the operator.")
+@_told
+def disable(config: Path, until: str | None, why: str) -> None:
+    """Let no update start, until a time or until `enable`; it outlasts restarts."""
+    until_s = None if until is None else seconds_until(until, datetime.now().astimezone())
+    with _agent(config) as agent:
+        agent.disable_updates(until_s, why=why)
+    click.echo("updates are disabled" + (f" for {until_s} s" if until_s is not None else " until enabled"), err=True)
+
+
+@main.command()
+@_CONFIG
+@_told
+def enable(config: Path) -> None:
+    """Let updates start again, the pending one first."""
+    with _agent(config) as agent:
+        agent.enable_updates()
+    click.echo("updates are enabled", err=True)
+
+
+@main.command()
+@_CONFIG
+@_told
+def check(config: Path) -> None:
+    """Ask the cloud now."""
+    with _agent(config) as agent:
+        agent.check_for_updates()
+    click.echo("the agent asks the cloud", err=True)
+
+
+@main.command()
+@_CONFIG
+@_told
+def confirm(config: Path) -> None:
+    """Find the version that runs good; ends a trial well if all else is well."""
+    with _agent(config) as agent:
+        agent.confirm()
+    click.echo("the version that runs is confirmed", err=True)
+
+
+@main.command()
+@_CONFIG
+@_told
+def ready(config: Path) -> None:
+    """Install what is downloaded now."""
+    with _agent(config) as agent:
+        agent.ready()
+    click.echo("what is downloaded is installed", err=True)
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@_CONFIG
+@click.option("--why", required=True, help="For whom or what updates wait; shown to the operator.")
+@click.option("--scope", type=click.Choice(SCOPES), multiple=True, help="What waits; by default install and restart.")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@_told
+def hold(config: Path, why: str, scope: Sequence[str], command: Sequence[str]) -> None:
+    """Make updates wait while COMMAND runs: fleetlift-agent hold --why backup -- tar ..."""
+    with _agent(config) as agent, agent.hold(why, scope=scope or ("install", "restart")):
+        try:
+            ended = subprocess.run(command, check=False)
+        except OSError as error:
+            raise UserError(f"{command[0]}: {error.strerror}; nothing was run", exit_code=1) from error
+    sys.exit(ended.returncode if ended.returncode >= 0 else 128 - ended.returncode)
+
+
+def seconds_until(when: str, now: datetime) -> int:
+    """Return how many seconds from now a person means: a duration, a time of day or a date; raises UserError."""
+    if duration := re.fullmatch(r"(\d{1,6})([smhd])", when):
+        seconds = int(duration[1]) * _UNITS[duration[2]]
+    else:
+        seconds = round((_moment(when, now) - now).total_seconds())
+    if seconds < 1:
+        raise UserError(f"--until {when}: that is over already; nothing was changed")
+    return seconds
+
+
+def _moment(when: str, now: datetime) -> datetime:
+    try:
+        if re.fullmatch(r"\d{1,2}:\d{2}", when):
+            clock = datetime.strptime(when, "%H:%M").astimezone(now.tzinfo).time()
+            today = now.replace(hour=clock.hour, minute=clock.minute, second=0, microsecond=0)
+            return today if today > now else today + timedelta(days=1)
+        moment = datetime.fromisoformat(when)
+    except ValueError:
+        raise UserError(
+            f"--until {when!r:.40} is neither a duration (90s, 30m, 2h, 7d) nor a time (2026-05-01T06:00, 06:00); "
+            "nothing was changed"
+        ) from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=now.tzinfo)
+
+
+def _described(found: dict[str, Any]) -> list[str]:
+    """Return the state as lines for people."""
+    lines = [f"phase      {found.get('phase', 'starting')}" + ("" if found.get("online") else ", offline")]
+    for name, state in sorted(found.get("components", {}).items()):
+        lines.append(f"{name:10} {state['version']} build {state['build']}, {state['digest'][:12]}")
+    update, pending, last = found.get("update"), found.get("pending"), found.get("last")
+    if update:
+        done = f", {update['done_bytes']} of {update['total_bytes']} bytes" if update["total_bytes"] else ""
+        lines.append(f"update     {update['component']} {update['version']}{done}")
+    if pending:
+        lines.append(
+            f"pending    {pending['component']} {pending['version']}: {pending['why']} {pending['detail']}".rstrip()
+        )
+    if last:
+        why = f" ({last['reason']}: {last['detail']})" if last["reason"] else ""
+        lines.append(f"last       {last['component']} {last['version']} {last['outcome']}{why}")
+    enabled = "enabled" if found.get("updates_enabled") else "disabled"
+    until_ms = found.get("disabled_until_ms")
+    until = f" until {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(until_ms / 1000))}" if until_ms else ""
+    lines.append(f"updates    {enabled}{until}" + (", forced" if found.get("updates_forced") else ""))
+    lines += [f"hold       {hold['owner']}: {', '.join(hold['scope'])}" for hold in found.get("holds", [])]
+    refused = found.get("refused", {})
+    if refused:
+        lines.append("refused    " + ", ".join(f"{code} {count}" for code, count in sorted(refused.items())))
+    return lines
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""One component of the device: its slots and its application, moved together.
+
+What is returned is what was started, hashed from the disk at that moment: never what a record says. Every method is
+slow, and called in the agent's worker thread.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from device_agent.slots.ports import Apply, SlotError, Slots, SlotsView
+from device_agent.supervision import ApplicationError, Supervisor
+from protocol.phases import Reason
+from protocol.values import ComponentState, FirmwareRef
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Component:
+    """One component; `environment` is what its application is told besides what it runs."""
+
+    name: str
+    slots: Slots
+    application: Supervisor
+    environment: Mapping[str, str]
+    stop_timeout_s: float
+
+    def adopt(self) -> ComponentState | None:
+        """Return what an agent before started and still runs, if it is what is to run; what else runs is ended."""
+        view = self.slots.inspect()
+        if view.running is None or view.running_image is None:
+            return None
+        adopted = self.application.adopt(
+            view.running_image,
+            digest=view.running.digest,
+            environment=self._environment(view.running, view.running_image),
+            keep_up=not view.trial,
+        )
+        return view.running if adopted else None
+
+    def start(self) -> ComponentState | None:
+        """Start what is to run, and keep it up; None if there is nothing to start.
+
+        An image that is damaged is not started: the best that is left is. Raises ApplicationError, SlotError.
+        """
+        view = self.slots.inspect()
+        if view.running is None:
+            self.slots.revert()
+            view = self.slots.inspect()
+        try:
+            return self._start(view, keep_up=True)
+        except ApplicationError as error:
+            if error.reason is not Reason.WRONG_BOOT:
+                raise
+            _LOG.error("%s: %s; starting the best that is left", self.name, error)
+            self.slots.revert()
+            return self._start(self.slots.inspect(), keep_up=True)
+
+    def stop(self) -> None:
+        """End whatever runs."""
+        self.application.stop(self.stop_timeout_s)
+
+    def close(self) -> None:
+        """End whatever runs, and watch it no longer."""
+        self.stop()
+        self.application.close()
+
+    def start_trial(self, firmware: FirmwareRef) -> str:
+        """Start the new version on trial, and return its digest; raises ApplicationError, SlotError."""
+        if self.slots.apply(firmware) is Apply.REBOOT:
+            raise SlotError(Reason.INSTALL_FAILED, "the slots want the device restarted, which this agent does not do")
+        started = self._start(self.slots.inspect(), keep_up=False)
+        if started is None:
+            raise SlotError(Reason.START_FAILED, "there is nothing to start in the slot that was switched to")
+        return started.digest
+
+    def find_trial(self, firmware: FirmwareRef) -> str | None:
+        """Return the digest of the version on trial if it runs still."""
+        found = self.adopt()
+        if found is None or found.digest != firmware.digest or not self.application.alive():
+            return None
+        return found.digest
+
+    def confirm(self, firmware: FirmwareRef) -> None:
+        """Make the version that runs the one to start from now on, and to keep up; raises SlotError."""
+        self.slots.confirm(firmware)
+        self.application.keep_up(wanted=True)
+
+    def go_back(self) -> ComponentState | None:
+        """End whatever runs, and start the version before; raises SlotError if that could not be made the one to start.
+
+        Then what there is runs on, for a device must do its work. A version before that does not start is no error.
+        """
+        self.stop()
+        try:
+            self.slots.revert()
+        except SlotError:
+            self._start_anything()
+            raise
+        return self._start_anything()
+
+    def _start_anything(self) -> ComponentState | None:
+        try:
+            return self.start()
+        except (ApplicationError, SlotError) as error:
+            _LOG.error("%s: nothing could be started: %s", self.name, error)
+            return None
+
+    def revert_stray_trial(self) -> None:
+        """Undo a trial that no attempt knows of; raises SlotError."""
+        if self.slots.inspect().trial:
+            _LOG.warning("%s: a trial that the journal does not know of is undone", self.name)
+            self.slots.revert()
+
+    def _start(self, view: SlotsView, *, keep_up: bool) -> ComponentState | None:
+        if view.running is None or view.running_image is None:
+            return None
+        digest = self.application.start(
+            view.running_image,
+            digest=view.running.digest,
+            environment=self._environment(view.running, view.running_image),
+            keep_up=keep_up,
+        )
+        return ComponentState(
+            component=self.name, version=view.running.version, build=view.running.build, digest=digest
+        )
+
+    def _environment(self, running: ComponentState, image: Path) -> Mapping[str, str]:
+        return {**self.environment, "FLEETLIFT_VERSION": running.version, "FLEETLIFT_IMAGE": str(image)}
+
+
+def reason_of(error: Exception) -> Reason | None:
+    """Return what an attempt fails of by this error, if it says so: SlotError, ApplicationError and others do."""
+    reason = getattr(error, "reason", None)
+    return reason if isinstance(reason, Reason) else None

@@ -1,0 +1,139 @@
+"""Watches one trial: probes the application, collects what else is seen of it, and has `health.judge` decide."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from device_agent.config import ComponentSettings
+from device_agent.driver import Answer
+from device_agent.events import Failed, Proved
+from device_agent.health import Health, Observations, ProofFailed, ProvePolicy, Undecided, judge, probe
+from device_agent.health import Proved as ProvedGood
+from device_agent.loop import Loop, Worker
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Watched:
+    """The trial that is being watched."""
+
+    settings: ComponentSettings
+    alive: Callable[[], bool]
+    answer: Answer
+    seen: Observations
+    policy: ProvePolicy
+
+
+class Trial:
+    """At most one trial at a time. All methods are for the loop's thread; probes run in `prober`."""
+
+    def __init__(self, loop: Loop, prober: Worker) -> None:
+        self._loop = loop
+        self._prober = prober
+        self._watched: _Watched | None = None
+        self._probing = False
+        # What happens between the application's start and `begin` counts, too.
+        self._ended: dict[str, tuple[float, str]] = {}
+        self._confirmed_at = float("-inf")
+        self._answered_at = float("-inf")
+
+    def begin(
+        self,
+        settings: ComponentSettings,
+        *,
+        expected_digest: str,
+        booted_digest: str,
+        started_s: float,
+        alive: Callable[[], bool],
+        answer: Answer,
+    ) -> None:
+        """Watch a version that was started at `started_s`, until it is proved or fails.
+
+        `alive` is called in the prober's thread.
+        """
+        seen = Observations(started_s=started_s, expected_digest=expected_digest, booted_digest=booted_digest)
+        ended_at, detail = self._ended.get(settings.name, (float("-inf"), ""))
+        seen = seen.ended_by_itself(detail) if ended_at >= started_s else seen
+        seen = seen.was_confirmed() if self._confirmed_at >= started_s else seen
+        seen = seen.reached_broker() if self._answered_at >= started_s else seen
+        policy = ProvePolicy(
+            soak_s=settings.soak_s,
+            prove_timeout_s=settings.prove_timeout_s,
+            needs_confirm=settings.confirm,
+            needs_broker=settings.needs_broker,
+            probe_s=settings.health.interval_s + settings.health.timeout_s,
+        )
+        self._watched = _Watched(settings, alive, answer, seen, policy)
+        self._judge()
+        self._probe()
+
+    def end(self) -> None:
+        """Watch it no longer."""
+        self._watched = None
+        self._loop.at("judge", None, self._judge)
+        self._loop.at("probe", None, self._probe)
+
+    def application_ended(self, component: str, detail: str) -> None:
+        """Hear that an application ended by itself."""
+        self._ended[component] = (self._loop.monotonic(), detail)
+        if self._watched is not None and self._watched.settings.name == component:
+            self._see(self._watched.seen.ended_by_itself(detail))
+
+    def broker_answered(self) -> None:
+        """Hear that the broker sent something."""
+        self._answered_at = self._loop.monotonic()
+        if self._watched is not None and not self._watched.seen.broker_reached:
+            self._see(self._watched.seen.reached_broker())
+
+    def confirmed(self) -> None:
+        """Hear that the application finds itself good."""
+        self._confirmed_at = self._loop.monotonic()
+        if self._watched is not None and not self._watched.seen.confirmed:
+            self._see(self._watched.seen.was_confirmed())
+
+    def _see(self, seen: Observations) -> None:
+        if self._watched is not None:
+            self._watched.seen = seen
+            self._judge()
+
+    def _probe(self) -> None:
+        watched = self._watched
+        if watched is None or self._probing:
+            return
+        self._probing = True
+        health, began_s = watched.settings.health, self._loop.monotonic()
+
+        def ask() -> None:
+            found = probe(health.check, health.timeout_s, alive=watched.alive)
+            self._loop.post(lambda: self._probed(watched, began_s, found))
+
+        self._prober.submit(ask)
+
+    def _probed(self, watched: _Watched, began_s: float, found: Health) -> None:
+        self._probing = False
+        if watched is not self._watched:
+            self._probe()  # of the trial that has begun since then, if one has
+            return
+        if not found.passed:
+            _LOG.info("the version on trial did not pass a probe: %s", found.detail)
+        self._see(watched.seen.probed(began_s, found))
+        if watched is self._watched:
+            self._loop.at("probe", began_s + watched.settings.health.interval_s, self._probe)
+
+    def _judge(self) -> None:
+        watched = self._watched
+        if watched is None:
+            return
+        verdict = judge(watched.seen, watched.policy, self._loop.monotonic())
+        match verdict:
+            case Undecided(until_s):
+                self._loop.at("judge", until_s, self._judge)
+            case ProvedGood():
+                self.end()
+                watched.answer(Proved())
+            case ProofFailed(reason, detail):
+                self.end()
+                watched.answer(Failed(reason, detail))

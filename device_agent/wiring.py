@@ -1,0 +1,123 @@
+"""Constructs an agent from its settings, on the real clock, disk, broker and processes; called by `cli` alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Final
+
+from device_agent.application import Application
+from device_agent.asks import MetadataFiles
+from device_agent.availability import Gatekeeper
+from device_agent.components import Component
+from device_agent.config import AgentSettings, ComponentSettings
+from device_agent.control import ControlServer
+from device_agent.desk import Desk
+from device_agent.journal import Journal
+from device_agent.link import Link, LinkSettings
+from device_agent.loop import Loop, Worker
+from device_agent.runner import Runner
+from device_agent.slots.durable import make_directory
+from device_agent.slots.files import FilesSlots
+from device_agent.supervision import Supervisor
+from device_agent.system_service import SystemService
+from device_agent.trust import DeviceTrust
+from protocol.errors import UserError
+from protocol.topics import Topics
+
+MAX_ROOT_BYTES: Final = 512_000
+
+
+def wire(settings: AgentSettings) -> Runner:
+    """Return an agent, ready to run; raises UserError, and other FleetliftErrors for what it finds on the disk."""
+    state_dir = settings.state_dir
+    root = _prepare(settings)
+    journal = Journal(state_dir / "journal.db", time.time)
+    loop = Loop(time.monotonic)
+    topics = Topics(settings.broker.topic_root)
+    link = Link(
+        LinkSettings(
+            url=settings.broker.url,
+            device_id=settings.device_id,
+            username=settings.broker.username,
+            password_file=settings.broker.password_file,
+        ),
+        topics,
+        # The runner is made below; the link calls nobody before it is started.
+        will=lambda: runner.contact.will(),  # noqa: PLW0108
+        on_up=lambda session_present: runner.contact.link_up(session_present),  # noqa: PLW0108
+        on_down=lambda why: runner.contact.link_down(why),  # noqa: PLW0108
+        on_message=lambda topic, payload: runner.contact.message(topic, payload),  # noqa: PLW0108
+    )
+    gatekeeper = Gatekeeper(
+        journal,
+        state_dir / "hold.lock",
+        enabled_at_start=settings.updates.enabled_at_start,
+        grace_s=settings.updates.hold_grace_s,
+        now=time.time,
+        monotonic=loop.monotonic,
+    )
+    desk = Desk(loop, gatekeeper)
+    files = MetadataFiles(link, topics, settings.device_id)
+    runner = Runner(
+        settings,
+        journal=journal,
+        link=link,
+        gatekeeper=gatekeeper,
+        desk=desk,
+        control=ControlServer(settings.control_socket, desk),
+        trust=DeviceTrust(state_dir / "metadata", root, settings.product, ask=files.file, now=time.time),
+        files=files,
+        components={name: _component(settings, item) for name, item in settings.components.items()},
+        loop=loop,
+        worker=Worker("worker"),
+        prober=Worker("prober"),
+        now=time.time,
+    )
+    return runner
+
+
+def _prepare(settings: AgentSettings) -> bytes:
+    """Make the private state directory, and return the root metadata that the device was given."""
+    try:
+        for parent in reversed([path for path in settings.state_dir.parents if not path.exists()]):
+            parent.mkdir()
+        make_directory(settings.state_dir)
+        with settings.root.open("rb") as file:
+            return file.read(MAX_ROOT_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"{error.filename}: {error.strerror}; nothing was started") from error
+
+
+def _component(settings: AgentSettings, component: ComponentSettings) -> Component:
+    directory = settings.state_dir / "components" / component.name
+    data_directory = settings.state_dir / "data" / component.name
+    environment: Mapping[str, str] = {
+        "FLEETLIFT_CONTROL_SOCKET": str(settings.control_socket),
+        "FLEETLIFT_DATA_DIR": str(data_directory),
+        "FLEETLIFT_COMPONENT": component.name,
+    }
+    slots = FilesSlots(directory, component.name, capacity_bytes=component.capacity_bytes, golden=component.golden)
+    application: Supervisor
+    if component.command:
+        application = Application(
+            component.command,
+            directory,
+            data_directory,
+            environment=component.env,
+            stop_timeout_s=component.stop_timeout_s,
+        )
+    else:
+        application = SystemService(
+            directory,
+            restart=component.restart_command,
+            stop=component.stop_command,
+            active=component.active_command,
+        )
+    return Component(
+        name=component.name,
+        slots=slots,
+        application=application,
+        environment=environment,
+        stop_timeout_s=component.stop_timeout_s,
+    )
