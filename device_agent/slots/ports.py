@@ -73,6 +73,9 @@ class Target(Protocol):
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Write `data` at `offset` (bytes); raises SlotError, also beyond the image's end or after `close`."""
 
+    def read(self, offset: int, length: int) -> bytes:
+        """Return what is there; fewer bytes, or none, beyond the image's end; raises SlotError."""
+
     def sync(self) -> None:
         """Make durable all that was written before the call.
 

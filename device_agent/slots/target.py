@@ -55,6 +55,11 @@ class FileTarget:
         with self._open() as descriptor, storage("the image could not be written"):
             durable.write_all(descriptor, data, offset)
 
+    def read(self, offset: int, length: int) -> bytes:
+        """Return what is there; fewer bytes, or none, beyond the image's end."""
+        with self._open() as descriptor, storage("the image could not be read back"):
+            return os.pread(descriptor, length, offset)
+
     def sync(self) -> None:
         """Make durable all that was written before the call."""
         with self._open() as descriptor:
