@@ -1,0 +1,501 @@
+"""The service over a real broker and a real store, spoken to by devices that are plain MQTT clients."""
+
+import asyncio
+import dataclasses
+import hashlib
+import json
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import pytest
+
+from cloud.broker import EmbeddedBroker
+from cloud.changes import Changes
+from cloud.connection import Backoff, BrokerAccess
+from cloud.fleet import AttemptFilter, DeviceFilter
+from cloud.link import Link, UpMessage
+from cloud.service import Service
+from cloud.streams import Streams
+from cloud.tally import Tally
+from cloud.values import ChannelKey, OutboxKind, ReleaseDraft, ReleasePatch
+from protocol.chunks import ChunkList, describe, unpack_chunk
+from protocol.codec import decode, encode
+from protocol.down import Ack, Bundle, Desired, Metadata, Notice
+from protocol.phases import Outcome, Phase, Reason
+from protocol.signing import DESIRED_TYPE, NOTICE_TYPE, unseal
+from protocol.topics import Topics
+from protocol.up import Ask, Asked, AttemptEntry, Entry, Presence, Report, Want
+from protocol.values import Via
+from tests.cloud.homes import MODEL, PRODUCT, OpenHome, hello_of, open_home
+from tests.support.mqtt import TIMEOUT_S, Peer
+from tests.support.processes import wait_until
+
+T = TypeVar("T")
+TOPICS = Topics()
+CHANNEL = ChannelKey(PRODUCT, "everyone", "app")
+
+
+class Cloud:
+    """A service in a thread of its own, over an open home."""
+
+    def __init__(self, home: OpenHome, port: int, *, open_joining: bool = True) -> None:
+        self.home = home
+        access = BrokerAccess(host="127.0.0.1", port=port)
+        self.changes = Changes()
+        self.streams = Streams(access, home.artifacts, TOPICS)
+
+        async def receive(device_id: str, message: UpMessage) -> None:
+            await self.service.receive(device_id, message)
+
+        self.link = Link(access, TOPICS, receive, on_up=self._up, backoff=Backoff(longest_s=0.2))
+        self.service = Service(
+            home.store,
+            home.repository,
+            home.artifacts,
+            link=self.link,
+            streams=self.streams,
+            topics=TOPICS,
+            changes=self.changes,
+            open_joining=open_joining,
+        )
+        self.ups = queue.SimpleQueue[int]()
+        self._stop: Callable[[], None] = lambda: None
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="cloud")
+
+    def __enter__(self) -> Self:
+        self.streams.start()
+        self._thread.start()
+        try:
+            self.wait_for_connection()
+            wait_until(lambda: self.streams.is_connected, what="the streams' connection")
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+        self._thread.join(TIMEOUT_S)
+        self.streams.stop()
+        assert not self._thread.is_alive(), "the service did not end"
+
+    def wait_for_connection(self) -> None:
+        self.ups.get(timeout=TIMEOUT_S * 2)
+
+    def release(self, version: str, **how: Any) -> str:
+        made = self.home.store.releases.create(ReleaseDraft(channel=CHANNEL, version=version, **how), by="test")
+        self.changes.bump()
+        return made.release_id
+
+    def _up(self) -> None:
+        self.service.connected()
+        self.ups.put(1)
+
+    async def _run(self) -> None:
+        loop, stop = asyncio.get_running_loop(), asyncio.Event()
+
+        def stop_soon() -> None:
+            loop.call_soon_threadsafe(stop.set)
+
+        self._stop = stop_soon
+        async with asyncio.TaskGroup() as tasks:
+            work = [tasks.create_task(self.service.run()), tasks.create_task(self.link.run())]
+            await stop.wait()
+            for task in work:
+                task.cancel()
+
+
+class Device:
+    """A device's side of the protocol, by hand."""
+
+    def __init__(self, peer: Peer, device_id: str, home: OpenHome) -> None:
+        self.peer, self.device_id, self.home = peer, device_id, home
+        peer.subscribe(TOPICS.all_down(device_id))
+        peer.subscribe(TOPICS.bundle(PRODUCT))
+        peer.subscribe(TOPICS.notice(PRODUCT, "everyone", "+"))
+        self._kept: list[tuple[str, bytes]] = []
+
+    def say(self, kind: str, message: object) -> None:
+        payload = message if isinstance(message, bytes) else encode(message)
+        self.peer.publish(TOPICS.up(self.device_id, kind), payload, retain=kind == "presence")
+
+    def hear(self, topic: str, timeout_s: float = TIMEOUT_S) -> bytes:
+        """Return the next message of a topic, keeping those of others for later."""
+        for index, (kept, payload) in enumerate(self._kept):
+            if kept == topic:
+                del self._kept[index]
+                return payload
+        while True:
+            heard, payload = self.peer.receive(timeout_s)
+            if heard == topic:
+                return payload
+            self._kept.append((heard, payload))
+
+    def down(self, kind: str, type_: type[T]) -> T:
+        return decode(self.hear(TOPICS.down(self.device_id, kind)), type_)
+
+    def desired(self) -> Desired:
+        return unseal(self.hear(TOPICS.down(self.device_id, "desired")), DESIRED_TYPE, Desired, self._verify)
+
+    def notice(self, group: str = "everyone", timeout_s: float = TIMEOUT_S) -> Notice:
+        topic = TOPICS.notice(PRODUCT, group, "app")
+        return unseal(self.hear(topic, timeout_s), NOTICE_TYPE, Notice, self._verify)
+
+    def hello(self, *, session: int = 1, **facts: Any) -> Desired:
+        self.say("hello", hello_of(session=session, **facts))
+        self.down("ack", Ack)
+        return self.desired()
+
+    def _verify(self, pae: bytes, signatures: tuple[Any, ...]) -> None:
+        root = json.loads(self.home.repository.root_bytes)["signed"]
+        allowed = root["roles"]["timestamp"]["keyids"]
+        assert [signature.keyid for signature in signatures] == allowed
+        key = self.home.repository.sign(pae)  # Ed25519 signs the same bytes in the same way
+        assert key == signatures
+
+
+def entry(seq: int, **how: Any) -> Entry:
+    digest = hashlib.sha256(b"image of 1.1.0").hexdigest()
+    plain = AttemptEntry(
+        attempt_id="a1",
+        source_id="r1",
+        via=Via.RELEASE,
+        component="app",
+        version="1.1.0",
+        digest=digest,
+        phase=Phase.DOWNLOADING,
+    )
+    return Entry(seq=seq, at_ms=1, attempt=dataclasses.replace(plain, **how))
+
+
+def report(*numbers: int, journal_id: str = "j1", **how: Any) -> Report:
+    return Report(journal_id=journal_id, entries=tuple(entry(number, **how) for number in numbers))
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[OpenHome]:
+    with open_home(tmp_path / "home") as opened:
+        yield opened
+
+
+@pytest.fixture
+def cloud(home: OpenHome, mosquitto: EmbeddedBroker) -> Iterator[Cloud]:
+    with Cloud(home, mosquitto.port) as running:
+        yield running
+
+
+@contextmanager
+def device_on(cloud: Cloud, broker: EmbeddedBroker, device_id: str = "pi-1") -> Iterator[Device]:
+    with Peer(broker.port, device_id) as peer:
+        yield Device(peer, device_id, cloud.home)
+
+
+@pytest.fixture
+def device(cloud: Cloud, mosquitto: EmbeddedBroker) -> Iterator[Device]:
+    with device_on(cloud, mosquitto) as joined:
+        yield joined
+
+
+def test_a_hello_is_answered_with_ack_and_a_signed_desired_of_its_session(cloud: Cloud, device: Device) -> None:
+    device.say("hello", hello_of(session=7, journal_id="j9", next_seq=4))
+    assert device.down("ack", Ack) == Ack(journal_id="j9", through=0)
+    desired = device.desired()
+    assert (desired.device_id, desired.session, desired.product, desired.groups) == ("pi-1", 7, PRODUCT, ("everyone",))
+    assert desired.metadata_version == cloud.home.repository.version
+    again = device.hello(session=7, journal_id="j9")
+    assert again.seq > desired.seq or again == dataclasses.replace(desired, issued_at_ms=again.issued_at_ms)
+    known = cloud.home.store.devices.device("pi-1")
+    assert (known.hardware_model, known.session, known.online) == (MODEL, 7, True)
+
+
+def test_a_hello_of_an_unknown_product_is_counted_and_not_answered(cloud: Cloud, device: Device) -> None:
+    device.say("hello", hello_of(product="toaster"))
+    device.hello()  # answered, so the one before was handled
+    assert cloud.service.counts()["refused"] == {"hello_unknown_product": 1}
+    assert cloud.home.store.devices.count(DeviceFilter(product="toaster")) == 0
+
+
+def test_an_unknown_device_is_not_let_in_when_joining_is_closed(home: OpenHome, mosquitto: EmbeddedBroker) -> None:
+    home.store.devices.register("pi-2", product=PRODUCT, hardware_model=MODEL, by="test")
+    with Cloud(home, mosquitto.port, open_joining=False) as cloud:
+        with device_on(cloud, mosquitto, "pi-1") as stranger, device_on(cloud, mosquitto, "pi-2") as known:
+            stranger.say("hello", hello_of())
+            known.hello()
+            wait_until(lambda: cloud.service.counts()["refused"], what="the refusal")
+            assert cloud.service.counts()["refused"] == {"hello_unknown_device": 1}
+        assert [item.device_id for item in home.store.devices.devices()] == ["pi-2"]
+
+
+def test_reports_are_acknowledged_once_stored_repeated_or_not(cloud: Cloud, device: Device) -> None:
+    device.hello()
+    for sent, through in (((1, 2), 2), ((1, 2), 2), ((2, 3), 3), ((5, 6), 3), ((4, 5), 5)):
+        device.say("report", report(*sent))
+        assert device.down("ack", Ack) == Ack(journal_id="j1", through=through), sent
+    (attempt,) = cloud.home.store.journal.history("pi-1")
+    assert [step.seq for step in attempt.steps] == [1, 2, 3, 4, 5]
+    device.say("report", report(1, journal_id="j2", attempt_id="b1"))
+    assert device.down("ack", Ack) == Ack(journal_id="j2", through=1)
+    assert len(cloud.home.store.journal.history("pi-1")) == 2
+
+
+def test_state_and_presence_are_stored_newest_first(cloud: Cloud, device: Device) -> None:
+    device.hello()
+    state = hello_of().state
+    device.say("state", dataclasses.replace(state, seq=9, phase=Phase.DOWNLOADING))
+    device.say("state", dataclasses.replace(state, seq=3, phase=Phase.IDLE))
+    device.say("presence", Presence(online=False, session=0))
+    device.say("report", report(1))
+    device.down("ack", Ack)
+    view = cloud.home.store.devices.device("pi-1")
+    assert (view.phase, view.online) == (Phase.DOWNLOADING, True)
+    device.say("presence", Presence(online=False, session=1))
+    wait_until(lambda: not cloud.home.store.devices.device("pi-1").online, what="the presence")
+
+
+def test_a_release_reaches_the_group_as_one_retained_signed_message(cloud: Cloud, device: Device) -> None:
+    cloud.home.publish("1.1.0")
+    release_id = cloud.release("1.1.0", percentage=40)
+    notice = device.notice()
+    assert [(item.release_id, item.percentage) for item in notice.releases] == [(release_id, 40)]
+    cloud.home.store.releases.patch(release_id, ReleasePatch(percentage=70), by="test")
+    cloud.changes.bump()
+    newer = device.notice()
+    assert newer.seq > notice.seq
+    assert newer.releases[0].percentage == 70
+    desired = device.hello()
+    assert desired.notices == {"everyone/app": newer.seq}
+    wait_until(lambda: cloud.home.store.outbox.take() == (), what="the outbox")
+
+
+def test_a_new_firmware_reaches_devices_in_the_bundle(cloud: Cloud, device: Device) -> None:
+    before = decode(device.hear(TOPICS.bundle(PRODUCT)), Bundle)
+    cloud.home.publish("1.1.0")
+    cloud.changes.bump()
+    after = decode(device.hear(TOPICS.bundle(PRODUCT)), Bundle)
+    assert before.files != after.files
+    role = next(text for name, text in after.files.items() if name.endswith(f".{PRODUCT}.json"))
+    assert f"{PRODUCT}/app/1.1.0" in json.loads(role)["signed"]["targets"]
+
+
+def test_what_is_decided_for_one_device_is_told_while_it_is_online(cloud: Cloud, device: Device) -> None:
+    cloud.home.publish("1.1.0")
+    first = device.hello()
+    cloud.home.store.devices.pin("pi-1", "app", "1.1.0", by="test")
+    cloud.changes.bump()
+    told = device.desired()
+    assert (told.session, [pin.version for pin in told.pins]) == (0, ["1.1.0"])
+    assert told.seq > first.seq
+    device.say("presence", Presence(online=False, session=1))
+    wait_until(lambda: not cloud.home.store.devices.device("pi-1").online, what="the presence")
+    cloud.home.store.devices.unpin("pi-1", "app", by="test")
+    cloud.changes.bump()
+    wait_until(lambda: cloud.home.store.outbox.take() == (), what="the outbox")
+    assert not [topic for topic, _ in device.peer.drain() if topic.endswith("/desired")]
+    assert device.hello(session=2).pins == ()
+
+
+def test_wanted_chunks_come_once_on_the_shared_topic(cloud: Cloud, device: Device) -> None:
+    image = cloud.home.publish("1.1.0", bytes(range(256)) * 1000)
+    ref, lists = describe([image])
+    device.peer.subscribe(TOPICS.chunks(ref.lists[0]), qos=0)
+    device.peer.subscribe(TOPICS.chunks(ref.digest), qos=0)
+    device.say("want", Want(blob=ref.lists[0], ranges=((0, 1),)))
+    _, content = unpack_chunk(device.hear(TOPICS.chunks(ref.lists[0])))
+    chunk_list = ChunkList.trust(bytes(content), ref.lists[0], ref.size_bytes)
+    assert lists[0] == chunk_list.digests
+    device.say("want", Want(blob=ref.digest, ranges=((0, 2), (3, 1))))
+    got = [unpack_chunk(device.hear(TOPICS.chunks(ref.digest))) for _ in range(3)]
+    for index, data in got:
+        chunk_list.verify(index, data)
+    assert [index for index, _ in got] == [0, 1, 3]
+
+
+def test_metadata_is_answered_by_name_and_its_absence_too(cloud: Cloud, device: Device) -> None:
+    device.say("ask", Ask(request=5, what=Asked.METADATA, name="1.root.json"))
+    answer = device.down("meta", Metadata)
+    assert (answer.request, answer.name, answer.found) == (5, "1.root.json", True)
+    assert answer.body is not None
+    assert answer.body.encode() == cloud.home.repository.root_bytes
+    device.say("ask", Ask(request=6, what=Asked.METADATA, name="2.root.json"))
+    assert device.down("meta", Metadata) == Metadata(request=6, name="2.root.json", found=False)
+
+
+def test_metadata_too_large_for_a_message_travels_as_a_blob(cloud: Cloud, device: Device) -> None:
+    notes = "n" * 2000
+    for number in range(70):
+        cloud.home.publish(f"1.0.{number}", f"image {number}".encode(), notes=notes)
+    name = f"{PRODUCT}.json"
+    device.say("ask", Ask(request=1, what=Asked.METADATA, name=name))
+    answer = device.down("meta", Metadata)
+    assert (answer.found, answer.body) == (True, None)
+    assert answer.blob is not None
+    device.peer.subscribe(TOPICS.chunks(answer.blob.digest), qos=0)
+    device.say("want", Want(blob=answer.blob.digest, ranges=((0, answer.blob.chunk_count),)))
+    chunks = dict(unpack_chunk(device.hear(TOPICS.chunks(answer.blob.digest))) for _ in range(answer.blob.chunk_count))
+    content = b"".join(bytes(chunks[index]) for index in range(answer.blob.chunk_count))
+    assert content == cloud.home.repository.metadata(name)
+
+
+def test_a_lost_notice_or_bundle_is_published_again_when_asked_for(cloud: Cloud, device: Device) -> None:
+    cloud.home.publish("1.1.0")
+    device.hello()
+    cloud.release("1.1.0")
+    notice = device.notice()
+    device.peer.drain()
+    device.say("ask", Ask(request=1, what=Asked.NOTICE, name="everyone/app"))
+    assert device.notice() == notice
+    device.say("ask", Ask(request=2, what=Asked.BUNDLE))
+    assert decode(device.hear(TOPICS.bundle(PRODUCT)), Bundle) == cloud.home.repository.bundle(PRODUCT)
+    device.say("ask", Ask(request=3, what=Asked.NOTICE, name="nobody/app"))
+    device.say("ask", Ask(request=4, what=Asked.NOTICE, name="no-channel"))
+    device.hello()
+
+
+MALFORMED: Mapping[str, bytes] = {
+    "nothing": b"",
+    "no JSON": b"\xff\x00garbage",
+    "truncated": b'{"product": "thermostat", "hardware',
+    "a list": b"[]",
+    "a key twice": b'{"session": 1, "session": 2}',
+    "NaN": b'{"session": NaN}',
+    "a huge integer": b'{"session": 99999999999999999999}',
+    "too deep": b'{"a":' * 50 + b"1" + b"}" * 50,
+    "too large": b'{"a": "' + b"x" * 131_000 + b'"}',
+    "missing fields": b"{}",
+    "wrong types": b'{"session": "1", "online": 1, "blob": 5, "what": 7, "entries": {}, "product": []}',
+}
+
+
+@pytest.mark.parametrize("kind", ["hello", "state", "report", "want", "ask", "presence"])
+def test_malformed_messages_are_counted_and_survived(cloud: Cloud, device: Device, kind: str) -> None:
+    for payload in MALFORMED.values():
+        device.peer.publish(TOPICS.up("pi-1", kind), payload)
+    device.hello()
+    wait_until(
+        lambda: sum(count for (of, _), count in cloud.link.refused().items() if of == kind) == len(MALFORMED),
+        what="every refusal counted",
+    )
+
+
+def test_messages_that_are_late_strange_or_of_strangers_are_survived(cloud: Cloud, device: Device) -> None:
+    stranger = "nobody-knows-me"
+    for message, kind in (
+        (report(1), "report"),
+        (hello_of().state, "state"),
+        (Presence(online=True, session=1), "presence"),
+        (Ask(request=1, what=Asked.BUNDLE), "ask"),
+        (Want(blob="a" * 64, ranges=((0, 5),)), "want"),
+    ):
+        device.peer.publish(TOPICS.up(stranger, kind), encode(message))
+    unknown_fields = json.dumps({**json.loads(encode(hello_of(session=3))), "from_the_future": {"a": [1]}}).encode()
+    device.say("hello", unknown_fields)
+    assert device.desired().session == 3
+    device.say("hello", hello_of(session=2))  # of a session before
+    assert device.hello(session=4).session == 4
+    assert cloud.service.counts()["refused"]["hello_stale_hello"] == 1
+    assert [item.device_id for item in cloud.home.store.devices.devices()] == ["pi-1"]
+
+
+def test_a_store_that_fails_for_a_while_loses_nothing(
+    cloud: Cloud, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device.hello()
+
+    def broken(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(cloud.home.store.journal, "receive_report", broken)
+        device.say("report", report(1))
+        wait_until(lambda: ("report", "failed") in cloud.link.refused(), what="the failure")
+    device.say("report", report(1))
+    assert device.down("ack", Ack) == Ack(journal_id="j1", through=1)
+
+
+def test_one_message_that_can_never_be_told_does_not_keep_the_others_waiting(cloud: Cloud, device: Device) -> None:
+    cloud.home.publish("1.1.0")
+    cloud.home.store.outbox.mark(OutboxKind.DESIRED, "never-heard-of")
+    cloud.home.store.outbox.mark(OutboxKind.NOTICE, f"{PRODUCT}/nobody/app")
+    cloud.home.store.outbox.mark(OutboxKind.BUNDLE, "toaster")
+    cloud.release("1.1.0")
+    assert device.notice().releases[0].firmware.version == "1.1.0"
+    wait_until(lambda: cloud.home.store.outbox.take() == (), what="the outbox")
+
+
+def test_what_is_decided_while_the_broker_is_away_is_told_when_it_is_back(
+    home: OpenHome, mosquitto: EmbeddedBroker
+) -> None:
+    home.publish("1.1.0")
+    with Cloud(home, mosquitto.port) as cloud:
+        mosquitto.kill()
+        wait_until(lambda: not cloud.link.is_connected, what="the loss noticed")
+        cloud.release("1.1.0")
+        mosquitto.start()
+        cloud.wait_for_connection()
+        with device_on(cloud, mosquitto) as device:
+            assert device.notice().releases[0].firmware.version == "1.1.0"
+
+
+def test_every_retained_message_is_published_again_to_a_broker_that_lost_them(
+    home: OpenHome, mosquitto: EmbeddedBroker
+) -> None:
+    home.publish("1.1.0")
+    with Cloud(home, mosquitto.port) as cloud:
+        cloud.release("1.1.0")
+        wait_until(lambda: home.store.outbox.take() == (), what="the outbox")
+        mosquitto.kill()
+        for path in mosquitto.data_dir.glob("*.db"):
+            path.unlink()
+        mosquitto.start()
+        cloud.wait_for_connection()
+        with device_on(cloud, mosquitto) as device:
+            assert device.notice().releases[0].firmware.version == "1.1.0"
+            assert decode(device.hear(TOPICS.bundle(PRODUCT)), Bundle).product == PRODUCT
+
+
+def test_a_cloud_that_starts_again_tells_what_lay_in_the_outbox(home: OpenHome, mosquitto: EmbeddedBroker) -> None:
+    home.publish("1.1.0")
+    home.store.releases.create(ReleaseDraft(channel=CHANNEL, version="1.1.0"), by="test")
+    assert home.store.outbox.take()
+    with Cloud(home, mosquitto.port) as cloud, device_on(cloud, mosquitto) as device:
+        assert device.notice().releases[0].firmware.version == "1.1.0"
+        wait_until(lambda: home.store.outbox.take() == (), what="the outbox")
+
+
+def test_a_conversation_on_the_broker_of_a_machine_without_mosquitto(
+    home: OpenHome, amqtt_broker: EmbeddedBroker
+) -> None:
+    image = home.publish("1.1.0")
+    ref = describe([image])[0]
+    with Cloud(home, amqtt_broker.port) as cloud, device_on(cloud, amqtt_broker) as device:
+        assert device.hello(session=2).session == 2
+        release_id = cloud.release("1.1.0")
+        assert device.notice().releases[0].release_id == release_id
+        device.peer.subscribe(TOPICS.chunks(ref.digest), qos=0)
+        device.say("want", Want(blob=ref.digest, ranges=((0, 1),)))
+        assert unpack_chunk(device.hear(TOPICS.chunks(ref.digest)))[1] == image
+        device.say("report", report(1))
+        assert device.down("ack", Ack) == Ack(journal_id="j1", through=1)
+
+
+def test_a_device_that_rolled_back_is_in_the_attempts_with_its_reason(cloud: Cloud, device: Device) -> None:
+    device.hello()
+    device.say("report", report(1))
+    device.down("ack", Ack)
+    how = {"outcome": Outcome.ROLLED_BACK, "reason": Reason.HEALTH_FAILED, "phase": Phase.ROLLING_BACK}
+    device.say("report", report(2, **how))
+    device.down("ack", Ack)
+    (attempt,) = cloud.home.store.journal.attempts(AttemptFilter(device_id="pi-1"))
+    assert (attempt.outcome, attempt.reason) == (Outcome.ROLLED_BACK, Reason.HEALTH_FAILED)
+
+
+def test_a_failure_is_logged_once_and_counted_always(caplog: pytest.LogCaptureFixture) -> None:
+    tally = Tally()
+    for _ in range(3):
+        tally.refuse("hello", "unknown_product", "pi-1")
+    assert tally.counts()["refused"] == {"hello_unknown_product": 3}
+    assert len(caplog.records) == 1
