@@ -346,6 +346,7 @@ class Runner:
     def _stand(self) -> Standing:
         """Return how the device stands, having told the applications what changed."""
         standing = Standing(
+            session=self.contact.session,
             snapshot=self._driver.snapshot,
             components=tuple(self._running[name] for name in sorted(self._running)),
             availability=self._gatekeeper.report(),

@@ -21,6 +21,8 @@ PROGRESS_EVERY_S: Final = 1.0
 class Standing:
     """All of it, at one moment."""
 
+    session: int
+    """The number of the session, 0 without a broker."""
     snapshot: Snapshot
     components: tuple[ComponentState, ...]
     availability: Availability
@@ -56,6 +58,7 @@ class Standing:
         attempt, end = self.snapshot.attempt, self.snapshot.concluded
         first = self.pending[0] if self.pending else None
         return {
+            "online": self.session > 0,
             "updates_enabled": self.availability.enabled,
             "disabled_until_ms": self.availability.disabled_until_ms,
             "updates_forced": bool(attempt and attempt.forced) or any(wanted.forced for wanted, _ in self.pending),
