@@ -147,6 +147,7 @@ def test_an_image_is_one_file_that_carries_the_sdk(images: dict[str, Path]) -> N
         assert archive.testzip() is None
         assert archive.read("device_agent/sdk.py") == build.SDK.read_bytes()
         assert {entry.compress_type for entry in archive.infolist()} == {zipfile.ZIP_STORED}
+        assert archive.namelist() == sorted(archive.namelist())
         assert not [name for name in archive.namelist() if "thermostat" in name]
 
 

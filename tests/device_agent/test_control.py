@@ -417,6 +417,14 @@ def test_an_agent_that_hangs_is_alive(tmp_path: Path, processes: Processes) -> N
     freeze(other)
     with pytest.raises(ControlError, match="another agent serves"):
         StandInAgent(path).server.start()
+    with contextlib.ExitStack() as waiting:
+        with contextlib.suppress(BlockingIOError):
+            while True:  # until its queue is full
+                client = waiting.enter_context(socket.socket(socket.AF_UNIX))
+                client.setblocking(False)
+                client.connect(str(path))
+        with pytest.raises(ControlError, match="another agent serves"):
+            StandInAgent(path).server.start()
 
 
 def test_what_is_not_a_socket_is_left_alone(tmp_path: Path) -> None:

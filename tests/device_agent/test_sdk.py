@@ -350,6 +350,31 @@ def test_an_agent_that_talks_nonsense_is_survived(nonsense: bytes, tmp_path: Pat
             wait_until(updates.check_for_updates, what="an answer of the sane agent")
 
 
+def test_an_agent_that_never_ends_its_line_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "control.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        listener.settimeout(TIMEOUT_S)
+        with Updates(path, timeout_s=0.1):
+            endless, _ = listener.accept()
+            endless.settimeout(TIMEOUT_S)
+            with endless, pytest.raises(BrokenPipeError):
+                endless.sendall(b"x" * 100_000_000)
+
+
+def test_a_call_on_its_way_ends_with_the_agent(tmp_path: Path, processes: Processes) -> None:
+    path = tmp_path / "control.sock"
+    child = processes.start(sys.executable, "-m", "tests.device_agent.stand_in", path, name="agent")
+    child.wait_for_line("serving")
+    with Updates(path, timeout_s=10 * TIMEOUT_S) as updates, ThreadPoolExecutor(1) as executor:
+        freeze(child)
+        asking = executor.submit(updates.confirm)
+        wait_until(lambda: updates._calls, what="the call on its way")
+        child.kill()
+        assert asking.result(TIMEOUT_S) is False
+
+
 def test_many_threads_get_their_own_answers(agent: StandInAgent, updates: Updates) -> None:
     def hold(number: int) -> bool:
         with updates.hold(f"thread {number}") as held:
