@@ -90,6 +90,9 @@ class BundleTaker(Root, Protocol):
     def offer_bundle(self, bundle: Bundle) -> bool:
         """Take a product's current metadata."""
 
+    def refresh(self) -> None:
+        """Bring everything up to date; blocking. Raises TrustError."""
+
 
 class Contact:
     """One device's contact with its cloud. `on_chunk(blob, message)` takes chunks, in the link's thread."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from device_agent.components import Component, reason_of
 from device_agent.config import ComponentSettings
@@ -23,13 +23,13 @@ from device_agent.events import (
     Snapshot,
     Staged,
 )
-from device_agent.fetching import Fetching
 from device_agent.loop import Loop, Worker
+from device_agent.slots.ports import Slots
 from device_agent.trial import Trial
 from protocol.errors import FleetliftError
 from protocol.phases import Reason
 from protocol.selection import DeviceFacts
-from protocol.values import ComponentState
+from protocol.values import ComponentState, FirmwareRef
 
 FIRST_REVERT_AGAIN_S: Final = 5.0
 LONGEST_REVERT_AGAIN_S: Final = 300.0
@@ -38,13 +38,32 @@ _LOG = logging.getLogger(__name__)
 Perform = Callable[[Snapshot, Answer], None]
 
 
+class Fetches(Protocol):
+    """Fetches an image (`fetching.Fetching`)."""
+
+    def start(self, attempt: Attempt, facts: DeviceFacts, slots: Slots, answer: Answer) -> None:
+        """Fetch it: Downloaded or Failed."""
+
+    def stop(self) -> None:
+        """Stop; what was verified is kept."""
+
+    def verify(self, firmware: FirmwareRef, slots: Slots, answer: Answer) -> None:
+        """Hash what is on the disk: Verified or Failed."""
+
+    def forget(self, firmware: FirmwareRef) -> None:
+        """Forget what was received of an image that is whole; in the worker's thread."""
+
+    def drop(self, firmware: FirmwareRef, slots: Slots) -> None:
+        """Forget what was downloaded, and free its space."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Effects:
     """One device's effects. `runs(component, state)` hears, in the loop's thread, what a component runs from now on."""
 
     components: Mapping[str, Component]
     settings: Mapping[str, ComponentSettings]
-    fetching: Fetching
+    fetching: Fetches
     trial: Trial
     loop: Loop
     worker: Worker

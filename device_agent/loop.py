@@ -11,7 +11,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 Call = Callable[[], None]
 _LONGEST_SLEEP_S: Final = 3600.0
@@ -66,6 +66,10 @@ class Loop:
             self._guarded(call)
         return True
 
+    def next_due(self) -> float | None:
+        """Return when the next timer is due."""
+        return min((when for when, _ in self._timers.values()), default=None)
+
     def _fire(self) -> bool:
         now = self.monotonic()
         due = sorted((when, name) for name, (when, _) in self._timers.items() if when <= now)
@@ -76,8 +80,8 @@ class Loop:
         return bool(due)
 
     def _pause_s(self) -> float:
-        pauses = [when - self.monotonic() for when, _ in self._timers.values()]
-        return min(max(0.0, min(pauses, default=_LONGEST_SLEEP_S)), _LONGEST_SLEEP_S)
+        due = self.next_due()
+        return _LONGEST_SLEEP_S if due is None else min(max(0.0, due - self.monotonic()), _LONGEST_SLEEP_S)
 
     def _guarded(self, call: Call) -> None:
         for part in (call, self.settle):
@@ -91,8 +95,18 @@ def _log(error: Exception) -> None:
     _LOG.error("something failed", exc_info=error)
 
 
-class Worker:
-    """A thread that does one slow thing after the other."""
+class Worker(Protocol):
+    """Does one slow thing after the other."""
+
+    def submit(self, call: Call) -> None:
+        """Have `call` called after what was submitted before; it must not raise."""
+
+    def stop(self, timeout_s: float) -> None:
+        """Let it end what was submitted, for at most so long."""
+
+
+class WorkerThread:
+    """A Worker that is a thread."""
 
     def __init__(self, name: str) -> None:
         self._posted: queue.SimpleQueue[Call | None] = queue.SimpleQueue()

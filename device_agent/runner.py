@@ -23,12 +23,10 @@ from device_agent.config import AgentSettings
 from device_agent.contact import AGENT_VERSION, BundleTaker, Contact, Link
 from device_agent.deciding import Decider
 from device_agent.desk import Desk
-from device_agent.download_ports import DownloadSettings
 from device_agent.driver import Driver
 from device_agent.effects import Effects
+from device_agent.effects import Fetches as EffectsFetches
 from device_agent.events import Snapshot
-from device_agent.fetching import Fetching
-from device_agent.fetching import Trust as FetchTrust
 from device_agent.journal import Journal
 from device_agent.launching import Launcher
 from device_agent.loop import Loop, Worker
@@ -40,16 +38,30 @@ from protocol.down import Bundle, Desired
 from protocol.errors import FleetliftError, UserError
 from protocol.phases import Phase, Wait
 from protocol.selection import DeviceFacts
-from protocol.topics import Topics
-from protocol.up import Asked
-from protocol.values import ComponentState
+from protocol.values import ComponentState, FirmwareRef
 
 _STARTED_BY_EFFECTS: Final = frozenset({Phase.RESTARTING, Phase.PROVING, Phase.ROLLING_BACK})
 _LOG = logging.getLogger(__name__)
 
 
-class Trust(FetchTrust, BundleTaker, Protocol):
-    """What the device trusts (`trust.DeviceTrust`)."""
+class Fetches(EffectsFetches, Protocol):
+    """Fetches images (`fetching.Fetching`)."""
+
+    @property
+    def progress(self) -> tuple[int, int] | None:
+        """Verified and durable bytes, and all bytes, of the image that is being fetched."""
+
+    def received_bytes(self, firmware: FirmwareRef) -> int:
+        """Return how much of an image is verified and durable."""
+
+    def link_up(self) -> None:
+        """Go on."""
+
+    def link_down(self) -> None:
+        """Wait."""
+
+    def on_chunk(self, blob: str, payload: bytes) -> None:
+        """Take a chunk, in the link's thread."""
 
 
 class Control(Protocol):
@@ -77,8 +89,9 @@ class Runner:
         gatekeeper: Gatekeeper,
         desk: Desk,
         control: Control,
-        trust: Trust,
+        trust: BundleTaker,
         files: MetadataFiles,
+        fetching: Fetches,
         components: Mapping[str, Component],
         loop: Loop,
         worker: Worker,
@@ -93,6 +106,7 @@ class Runner:
         self._control = control
         self._trust = trust
         self._files = files
+        self._fetching = fetching
         self._components = components
         self._loop = loop
         self._worker = worker
@@ -105,19 +119,6 @@ class Runner:
         self._launcher = Launcher(components, self._starting, loop, worker, self._runs)
         self._announcer = Announcer(control.publish, enabled=gatekeeper.enabled)
         self._trial = Trial(loop, prober)
-        self._fetching = Fetching(
-            trust=trust,
-            chunks=journal.chunks,
-            floors=journal,
-            link=link,
-            topics=Topics(settings.broker.topic_root),
-            product=settings.product,
-            loop=loop,
-            worker=worker,
-            settings=DownloadSettings(window_bytes=settings.updates.window_bytes),
-            refuse=journal.refuse,
-            ask_for_bundle=lambda: files.ask_for(Asked.BUNDLE),
-        )
         self.contact = Contact(
             settings,
             link=link,
@@ -126,12 +127,12 @@ class Runner:
             files=files,
             loop=loop,
             hears=self,
-            on_chunk=self._fetching.on_chunk,
+            on_chunk=fetching.on_chunk,
         )
         effects = Effects(
             components=components,
             settings=settings.components,
-            fetching=self._fetching,
+            fetching=fetching,
             trial=self._trial,
             loop=loop,
             worker=worker,

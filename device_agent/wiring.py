@@ -13,9 +13,11 @@ from device_agent.components import Component
 from device_agent.config import AgentSettings, ComponentSettings
 from device_agent.control import ControlServer
 from device_agent.desk import Desk
+from device_agent.download_ports import DownloadSettings
+from device_agent.fetching import Fetching
 from device_agent.journal import Journal
 from device_agent.link import Link, LinkSettings
-from device_agent.loop import Loop, Worker
+from device_agent.loop import Loop, WorkerThread
 from device_agent.runner import Runner
 from device_agent.slots.durable import make_directory
 from device_agent.slots.files import FilesSlots
@@ -24,6 +26,7 @@ from device_agent.system_service import SystemService
 from device_agent.trust import DeviceTrust
 from protocol.errors import UserError
 from protocol.topics import Topics
+from protocol.up import Asked
 
 MAX_ROOT_BYTES: Final = 512_000
 
@@ -59,6 +62,21 @@ def wire(settings: AgentSettings) -> Runner:
     )
     desk = Desk(loop, gatekeeper)
     files = MetadataFiles(link, topics, settings.device_id)
+    trust = DeviceTrust(state_dir / "metadata", root, settings.product, ask=files.file, now=time.time)
+    worker = WorkerThread("worker")
+    fetching = Fetching(
+        trust=trust,
+        chunks=journal.chunks,
+        floors=journal,
+        link=link,
+        topics=topics,
+        product=settings.product,
+        loop=loop,
+        worker=worker,
+        settings=DownloadSettings(window_bytes=settings.updates.window_bytes),
+        refuse=journal.refuse,
+        ask_for_bundle=lambda: files.ask_for(Asked.BUNDLE),
+    )
     runner = Runner(
         settings,
         journal=journal,
@@ -66,12 +84,13 @@ def wire(settings: AgentSettings) -> Runner:
         gatekeeper=gatekeeper,
         desk=desk,
         control=ControlServer(settings.control_socket, desk),
-        trust=DeviceTrust(state_dir / "metadata", root, settings.product, ask=files.file, now=time.time),
+        trust=trust,
         files=files,
+        fetching=fetching,
         components={name: _component(settings, item) for name, item in settings.components.items()},
         loop=loop,
-        worker=Worker("worker"),
-        prober=Worker("prober"),
+        worker=worker,
+        prober=WorkerThread("prober"),
         now=time.time,
     )
     return runner
