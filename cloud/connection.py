@@ -10,7 +10,11 @@ from paho.mqtt.enums import MQTTProtocolVersion
 
 KEEPALIVE_S: Final = 30
 CONNECT_TIMEOUT_S: Final = 5.0
-"""For the TCP connection, and again for the broker's answer to CONNECT."""
+"""For the TCP connection."""
+ANSWER_TIMEOUT_S: Final = 3.0
+"""For the broker's answer to CONNECT and SUBSCRIBE. Some wait instead of refusing a version (amqtt does)."""
+STEADY_S: Final = 5.0
+"""A connection that lasted shorter was none: two clients of one name that throw each other out must not do so fast."""
 UNSUPPORTED_VERSION: Final = 0x84
 """MQTT 5, section 3.2.2.2; paho says the same for the 0x01 of MQTT 3.1.1."""
 NO_DELAY: Final = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -25,6 +29,8 @@ class BrokerAccess:
     port: int = 1883
     username: str | None = None
     password: str | None = field(default=None, repr=False)
+    first_version: MQTTProtocolVersion = MQTTProtocolVersion.MQTTv5
+    """What to try first: `MQTTv311` saves an attempt with a broker that is known to speak nothing newer."""
 
     def __str__(self) -> str:
         return f"mqtt://{self.host}:{self.port}"
@@ -37,7 +43,7 @@ class Versions:
     A broker that was not reached, or that took the version and went away later, is tried with the same one again.
     """
 
-    current: MQTTProtocolVersion = MQTTProtocolVersion.MQTTv5
+    current: MQTTProtocolVersion
 
     def refused(self) -> None:
         """The broker was there and did not take this version."""
@@ -63,6 +69,7 @@ class Backoff:
         self._failures += 1
         return whole * (0.5 + self.chance() / 2)
 
-    def reset(self) -> None:
-        """The broker was reached."""
-        self._failures = 0
+    def ended(self, lasted_s: float) -> None:
+        """A connection ended; if it was a steady one, the next wait is the first again."""
+        if lasted_s >= STEADY_S:
+            self._failures = 0

@@ -16,7 +16,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersi
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from cloud.connection import CONNECT_TIMEOUT_S, KEEPALIVE_S, NO_DELAY, Backoff, BrokerAccess, Versions
+from cloud.connection import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, KEEPALIVE_S, NO_DELAY, Backoff, BrokerAccess, Versions
 
 TEND_S: Final = 1.0
 """How often the keepalive is looked after, at least."""
@@ -31,10 +31,10 @@ class Publisher:
         self._broker = broker
         self._client_id = client_id
         self._backoff = backoff or Backoff()
-        self._versions = Versions()
+        self._versions = Versions(broker.first_version)
         self._client: paho.Client | None = None
         self._up = False
-        self._answer_by = 0.0
+        self._up_since = self._answer_by = 0.0
         self._connect_at = 0.0
         self._tend_at = 0.0
         self._why = ""
@@ -114,7 +114,7 @@ class Publisher:
         except (OSError, ValueError) as error:
             self._lost(str(error) or type(error).__name__)
         else:
-            self._answer_by = time.monotonic() + CONNECT_TIMEOUT_S
+            self._answer_by = time.monotonic() + ANSWER_TIMEOUT_S
 
     def _connack(
         self, _client: paho.Client, _user: Any, _flags: paho.ConnectFlags, code: ReasonCode, _more: Properties | None
@@ -123,7 +123,7 @@ class Publisher:
             self._why = f"refused: {code}"
             return  # it hangs up, and `_tend` sees that
         self._up, self._told = True, False
-        self._backoff.reset()
+        self._up_since = time.monotonic()
         _log.info("chunk stream connected to %s (MQTT %s)", self._broker, _version_name(self._versions.current))
 
     def _tend(self) -> None:
@@ -135,11 +135,12 @@ class Publisher:
         if self._client.loop_misc() != MQTTErrorCode.MQTT_ERR_SUCCESS or self._client.socket() is None:
             self._end()
         elif not self._up and now > self._answer_by:
-            self._why = f"no answer within {CONNECT_TIMEOUT_S:g} s"
+            self._why = f"no answer within {ANSWER_TIMEOUT_S:g} s"
             self._end()
 
     def _end(self) -> None:
         if self._up:
+            self._backoff.ended(time.monotonic() - self._up_since)
             self._lost("the connection was lost")
         else:
             self._versions.refused()

@@ -261,7 +261,7 @@ def test_the_socket_has_no_delay(broker: EmbeddedBroker, serve: Serve) -> None:
 
 
 def test_versions_take_turns_and_attempts_become_rarer() -> None:
-    versions, seen = Versions(), []
+    versions, seen = Versions(BrokerAccess(host=HOST).first_version), []
     for _ in range(3):
         seen.append(int(versions.current))
         versions.refused()
@@ -269,6 +269,8 @@ def test_versions_take_turns_and_attempts_become_rarer() -> None:
     most, least = Backoff(first_s=0.1, longest_s=1.0, chance=lambda: 1.0), Backoff(first_s=0.1, chance=lambda: 0.0)
     assert [most.next_s() for _ in range(6)] == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.0, 1.0])
     assert [least.next_s() for _ in range(3)] == pytest.approx([0.05, 0.1, 0.2])
-    most.reset()
+    most.ended(0.5)
+    assert most.next_s() == pytest.approx(1.0)
+    most.ended(60)
     assert most.next_s() == pytest.approx(0.1)
     assert max(Backoff(longest_s=15.0).next_s() for _ in range(2000)) <= 15
