@@ -137,6 +137,7 @@ class Rollback(Document):
     """A roll-back to this label."""
 
     description: Text = ""
+    urgency: Urgency = Urgency.GRADUAL
 
 
 class Promotion(Document):
@@ -145,6 +146,7 @@ class Promotion(Document):
     group: str
     percentage: Annotated[int, Field(strict=True)] = 100
     mandatory: Annotated[bool, Field(strict=True)] | None = None
+    urgency: Urgency | None = None
     description: Text | None = None
 
 

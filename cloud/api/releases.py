@@ -97,7 +97,9 @@ def patch_release(server: Server, actor: Actor, release_id: str, body: ReleaseCh
 def roll_back(server: Server, actor: Actor, release_id: str, body: Rollback) -> ReleasePage:
     """Make this earlier, successful release Live again, under a new label that references it."""
     target = server.store.releases.release(release_id)
-    made = server.store.releases.rollback(target.channel, target.label, by=actor, description=body.description)
+    made = server.store.releases.rollback(
+        target.channel, target.label, by=actor, urgency=body.urgency, description=body.description
+    )
     return _page(server, made)
 
 
@@ -111,6 +113,7 @@ def promote_release(server: Server, actor: Actor, release_id: str, body: Promoti
         by=actor,
         percentage=body.percentage,
         mandatory=body.mandatory,
+        urgency=body.urgency,
         description=body.description,
     )
     return _page(server, made)

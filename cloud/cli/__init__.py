@@ -29,6 +29,7 @@ LIGHT: Final = (product, firmware, group, release, device, ota)
 HEAVY: Final[Mapping[str, str]] = {
     "init": "cloud.cli.initialise:init",
     "serve": "cloud.cli.serve:serve",
+    "demo": "cloud.demo.cli:demo",
 }
 """Commands that need the whole server: name to `module:attribute`."""
 

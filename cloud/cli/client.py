@@ -42,6 +42,10 @@ class ApiClient:
         except (httpx.InvalidURL, ValueError) as error:
             raise UserError(f"{url!r} is not a server's address: {error}. Nothing was sent.") from None
 
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
     def get(self, *path: str | int, **query: object) -> Any:
         """Return what stands at a path, each part quoted."""
         return self._json("GET", path, query)

@@ -43,7 +43,9 @@ class Operator:
     def api(self) -> ApiClient:
         """The server's API, with the operator's token."""
         url = self.server_option or os.environ.get(SERVER_VARIABLE) or self.context.server
-        return ApiClient(url, self._token())
+        client = ApiClient(url, self._token())
+        click.get_current_context().find_root().call_on_close(client.close)
+        return client
 
     def product(self, option: str | None) -> str:
         """Return the product of an option, else of the context; raises UserError."""

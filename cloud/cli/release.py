@@ -57,8 +57,12 @@ def patch(
     **channel: str | None,
 ) -> None:
     """Change a release for the devices that it has not reached."""
-    urgency = None if immediate is None else "immediate" if immediate else "gradual"
-    said = {"percentage": percentage, "mandatory": mandatory, "description": description, "urgency": urgency}
+    said = {
+        "percentage": percentage,
+        "mandatory": mandatory,
+        "description": description,
+        "urgency": _urgency(immediate),
+    }
     changes = {key: value for key, value in said.items() if value is not None}
     if not changes:
         raise UserError("nothing to change was said, and nothing was changed; see `fleetlift release patch --help`")
@@ -116,19 +120,29 @@ def now(operator: Operator, *, name: str, yes: bool, **channel: str | None) -> N
 @release.command("rollback")
 @click.argument("name", metavar="RELEASE")
 @channel_options
+@click.option("--immediate/--gradual", default=False, help="At once, or at the start of the next session (default).")
 @click.option("--description", metavar="TEXT", default="")
 @yes_option
 @wait_option
 @timeout_option
 @pass_operator
 def rollback(
-    operator: Operator, *, name: str, description: str, yes: bool, wait: bool, timeout: float, **channel: str | None
+    operator: Operator,
+    *,
+    name: str,
+    immediate: bool,
+    description: str,
+    yes: bool,
+    wait: bool,
+    timeout: float,
+    **channel: str | None,
 ) -> None:
     """Make an earlier, successful RELEASE Live again, as a new label that references it."""
     target = find(operator, name, channel)
     tell_forecast(operator, _again(target, target["release"]["channel"]["group"], percentage=100))
     operator.output.confirm(f"Roll {channel_of(target)} back to {label_of(target)}?", yes=yes)
-    page = operator.api.post("releases", target["release"]["release_id"], "rollback", body={"description": description})
+    body = {"description": description, "urgency": _urgency(immediate)}
+    page = operator.api.post("releases", target["release"]["release_id"], "rollback", body=body)
     _made(operator, page, wait=wait, timeout=timeout)
 
 
@@ -138,6 +152,7 @@ def rollback(
 @click.option("--to", "to", metavar="GROUP", help="The group to release it to (default: a new label where it is).")
 @click.option("--percentage", type=PERCENTAGE, default=100, show_default=True, metavar="1-100")
 @click.option("--mandatory/--optional", default=None)
+@click.option("--immediate/--gradual", default=None, help="At once, or at the start of the next session.")
 @click.option("--description", metavar="TEXT")
 @yes_option
 @wait_option
@@ -150,6 +165,7 @@ def promote(
     to: str | None,
     percentage: int,
     mandatory: bool | None,
+    immediate: bool | None,
     description: str | None,
     yes: bool,
     wait: bool,
@@ -161,9 +177,19 @@ def promote(
     group = to or source["release"]["channel"]["group"]
     tell_forecast(operator, _again(source, group, percentage=percentage))
     operator.output.confirm(f"Promote {channel_of(source)} {label_of(source)} to group {group}?", yes=yes)
-    body = {"group": group, "percentage": percentage, "mandatory": mandatory, "description": description}
+    body = {
+        "group": group,
+        "percentage": percentage,
+        "mandatory": mandatory,
+        "urgency": _urgency(immediate),
+        "description": description,
+    }
     page = operator.api.post("releases", source["release"]["release_id"], "promote", body=body)
     _made(operator, page, wait=wait, timeout=timeout)
+
+
+def _urgency(immediate: bool | None) -> str | None:
+    return None if immediate is None else "immediate" if immediate else "gradual"
 
 
 def _patch(operator: Operator, name: str, channel: dict[str, str | None], changes: Json) -> Json:

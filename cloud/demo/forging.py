@@ -1,7 +1,10 @@
 """Somebody with broker access and bad intentions: forged chunks, altered notices, old notices."""
 
+import itertools
 import json
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final, Self
 from urllib.parse import urlsplit
 
@@ -11,6 +14,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from protocol.chunks import CHUNK_BYTES, pack_chunk
 
 CONNECT_TIMEOUT_S: Final = 10.0
+FORGERY_S: Final = 0.01
 
 
 class Stranger:
@@ -51,10 +55,24 @@ class Stranger:
         with self._lock:
             return list(self._notices.get(topic, ()))
 
-    def forge_chunks(self, blob: str, count: int) -> None:
-        """Publish chunks that look right and are not."""
-        for index in range(count):
-            self._client.publish(f"{self._root}/b/{blob}", pack_chunk(index, b"\x66" * CHUNK_BYTES))
+    @contextmanager
+    def forging_chunks(self, blob: str, count: int) -> Iterator[None]:
+        """Publish chunks that look right and are not, the last first, over and over while the block runs."""
+        over = threading.Event()
+
+        def forge() -> None:
+            for index in itertools.cycle(reversed(range(count))):
+                self._client.publish(f"{self._root}/b/{blob}", pack_chunk(index, b"\x66" * CHUNK_BYTES))
+                if over.wait(FORGERY_S):
+                    return
+
+        forger = threading.Thread(target=forge, name="forger")
+        forger.start()
+        try:
+            yield
+        finally:
+            over.set()
+            forger.join()
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         """Publish anything, and wait until the broker has it."""
