@@ -13,7 +13,6 @@ from typing import Final, Protocol
 from device_agent.admission import Trigger
 from device_agent.asks import MetadataFiles
 from device_agent.config import AgentSettings
-from device_agent.fetching import ENCODINGS
 from device_agent.hearing import Hearing, Hears
 from device_agent.journal import Journal
 from device_agent.journal_database import JournalError
@@ -22,6 +21,7 @@ from device_agent.reports import Reports
 from device_agent.session import Session
 from device_agent.standing import Standing, StateSender
 from device_agent.told import Told
+from device_agent.vetting import ENCODINGS
 from protocol.codec import encode
 from protocol.down import Bundle
 from protocol.signing import Signature

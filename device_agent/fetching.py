@@ -23,18 +23,18 @@ from device_agent.driver import Answer
 from device_agent.events import Attempt, Downloaded, Event, Failed, Verified
 from device_agent.journal_database import JournalError
 from device_agent.loop import Loop, Worker
-from device_agent.slots.ports import Slots
+from device_agent.slots.ports import Slots, Target
 from device_agent.trust import Distrust, SignedFirmware, TrustError
+from device_agent.vetting import vetted
 from device_agent.window import received_bytes
 from protocol.chunks import BlobRef
 from protocol.errors import FleetliftError
 from protocol.manifest import target_path
 from protocol.phases import Reason
-from protocol.selection import DeviceFacts, unmet_requirement
+from protocol.selection import DeviceFacts
 from protocol.topics import Topics
 from protocol.values import FirmwareRef
 
-ENCODINGS: Final = ("identity",)
 ASK_AGAIN_S: Final = 10.0
 ASK_FOR_S: Final = 600.0
 DOUBT_AGAIN_S: Final = 3.0
@@ -83,16 +83,6 @@ class FetchLink(ChunkLink, Protocol):
         """Whether the broker is connected."""
 
 
-class Open(Protocol):
-    """A target that is open."""
-
-    def digest(self, progress: Callable[[int, int], None] | None = None) -> str:
-        """Return the digest of what is on the disk."""
-
-    def close(self) -> None:
-        """Let go of it."""
-
-
 @dataclass(slots=True)
 class _Job:
     """One fetch, from the effect that began it until it is stopped."""
@@ -106,15 +96,7 @@ class _Job:
     doubts: int = 0
     cancelled: threading.Event = field(default_factory=threading.Event)
     download: Download | None = None
-    target: Open | None = None
-
-
-class RefusedFirmwareError(FleetliftError):
-    """A firmware that this device must not take; `reason` is what the attempt fails of."""
-
-    def __init__(self, reason: Reason, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
+    target: Target | None = None
 
 
 class Fetching:
@@ -258,7 +240,7 @@ class Fetching:
         path = target_path(self._product, firmware.component, firmware.version)
         signed = self._trust.signed_firmware(path)
         self._floors.raise_floors(self._trust.floors())
-        return admitted(firmware, signed, job.facts, self._floors.floors())
+        return vetted(firmware, signed, job.facts, self._floors.floors())
 
     def _download(self, job: _Job, blob: BlobRef) -> None:
         firmware = job.attempt.firmware
@@ -311,7 +293,7 @@ class Fetching:
         if job.target is not None and not keep_target:
             job.target.close()
 
-    def _verified(self, firmware: FirmwareRef, slots: Slots, kept: Open | None) -> Event:
+    def _verified(self, firmware: FirmwareRef, slots: Slots, kept: Target | None) -> Event:
         try:
             target = kept
             if target is None:
@@ -330,44 +312,6 @@ class Fetching:
         if digest != firmware.digest:
             return Failed(Reason.DIGEST_MISMATCH, f"the disk has {digest}, not {firmware.digest}")
         return Verified()
-
-
-def admitted(wanted: FirmwareRef, signed: SignedFirmware, facts: DeviceFacts, floors: Mapping[str, int]) -> BlobRef:
-    """Return the blob to fetch of a firmware that is signed and fit for this device; raises RefusedFirmwareError."""
-    manifest = signed.manifest
-    differing = [name for name, (said, is_signed) in _compared(wanted, signed).items() if said != is_signed]
-    if differing:
-        raise RefusedFirmwareError(
-            Reason.UNTRUSTED, f"what is wanted and what is signed differ in {', '.join(differing)}: not downloaded"
-        )
-    floor = floors.get(manifest.component, 0)
-    if manifest.seq < floor:
-        raise RefusedFirmwareError(Reason.BELOW_FLOOR, f"its seq is {manifest.seq}, and the floor {floor}")
-    if not manifest.admits_hardware(facts.hardware_model):
-        raise RefusedFirmwareError(Reason.INCOMPATIBLE, f"it is not for {facts.hardware_model}")
-    lacking = unmet_requirement(facts, wanted)
-    if lacking is not None:
-        raise RefusedFirmwareError(Reason.INCOMPATIBLE, f"it {lacking}")
-    for blob in manifest.blobs:
-        if blob.encoding in ENCODINGS:
-            if (blob.ref.digest, blob.ref.size_bytes) != (wanted.digest, wanted.size_bytes):
-                raise RefusedFirmwareError(Reason.UNTRUSTED, "its blob is not the image that is signed")
-            return blob.ref
-    raise RefusedFirmwareError(Reason.INCOMPATIBLE, f"it comes in none of {', '.join(ENCODINGS)}")
-
-
-def _compared(wanted: FirmwareRef, signed: SignedFirmware) -> Mapping[str, tuple[object, object]]:
-    manifest = signed.manifest
-    return {
-        "component": (wanted.component, manifest.component),
-        "version": (wanted.version, manifest.version),
-        "build": (wanted.build, manifest.build),
-        "seq": (wanted.seq, manifest.seq),
-        "digest": (wanted.digest, signed.sha256),
-        "size_bytes": (wanted.size_bytes, signed.length),
-        "hardware_models": (sorted(wanted.hardware_models), sorted(manifest.hardware_models)),
-        "requires": (wanted.requires, manifest.requires),
-    }
 
 
 def _failure(error: Exception, otherwise: Reason) -> Failed:
