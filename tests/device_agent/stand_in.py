@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from device_agent import sdk
 from device_agent.control import ControlServer, Hold
 from protocol.errors import UserError
 from tests.support.processes import Started
@@ -140,6 +141,19 @@ class LineClient:
         answer = self.receive()
         assert answer is not None, "the connection was closed instead of an answer"
         return answer
+
+
+class Listener:
+    """A handler that lets a test wait for what it is told."""
+
+    def __init__(self) -> None:
+        self.told: queue.SimpleQueue[sdk.Event] = queue.SimpleQueue()
+
+    def __call__(self, event: sdk.Event) -> None:
+        self.told.put(event)
+
+    def next(self) -> dict[str, Any]:
+        return dict(self.told.get(timeout=TIMEOUT_S))
 
 
 def freeze(child: Started) -> None:

@@ -1,14 +1,10 @@
-"""The control socket over real sockets, between real processes, with time as data."""
+"""The control server: what it makes of requests, holds and events, between real processes, with time as data."""
 
-import contextlib
 import fcntl
 import json
-import logging
 import os
 import re
 import signal
-import socket
-import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from device_agent.control import ControlError, ControlServer, shell_lock_held
-from device_agent.control_requests import MAX_LINE_BYTES
+from device_agent.control import ControlError, shell_lock_held
 from protocol.errors import UserError
 from tests.device_agent.stand_in import TIMEOUT_S, Clock, LineClient, StandInAgent, freeze
 from tests.support.processes import Processes, wait_until
@@ -79,90 +74,6 @@ def test_the_documented_conversations_happen(lines: list[str], agent: StandInAge
 
 def test_the_conversations_are_found_in_the_document() -> None:
     assert len(conversations()) == 3
-
-
-MALFORMED = [
-    (b"", "bad_json"),
-    (b"hello", "bad_json"),
-    (b"[]", "bad_json"),
-    (b"null", "bad_json"),
-    (b'{"op": "status"', "bad_json"),
-    (b'{"op": "status", "op": "enable"}', "bad_json"),
-    (b'{"op": "disable", "until_s": NaN}', "bad_json"),
-    (b'{"op": "disable", "until_s": ' + b"9" * 5000 + b"}", "bad_json"),
-    (b'{"op": ' + b"[" * 8000, "bad_json"),
-    (b'{"op": "hold", "why": ' + b"[" * 20 + b"]" * 20 + b"}", "bad_json"),
-    (b'\xff\xfe{"op": "status"}', "bad_json"),
-    (b"{}", "unknown_op"),
-    (b'{"op": "reboot"}', "unknown_op"),
-    (b'{"op": ["status"]}', "unknown_op"),
-    (b'{"op": null}', "unknown_op"),
-    (b'{"op": "status", "verbose": true}', "unknown_field"),
-    (b'{"op": "enable", "until_s": 3}', "unknown_field"),
-    (b'{"op": "status", "id": "one"}', "bad_value"),
-    (b'{"op": "status", "id": true}', "bad_value"),
-    (b'{"op": "status", "id": 1.5}', "bad_value"),
-    (b'{"op": "disable", "until_s": 0}', "bad_value"),
-    (b'{"op": "disable", "until_s": -5}', "bad_value"),
-    (b'{"op": "disable", "until_s": 1.5}', "bad_value"),
-    (b'{"op": "disable", "until_s": true}', "bad_value"),
-    (b'{"op": "disable", "until_s": "3600"}', "bad_value"),
-    (b'{"op": "disable", "until_s": 99999999999}', "bad_value"),
-    (b'{"op": "disable", "why": 7}', "bad_value"),
-    (b'{"op": "disable", "why": "' + b"x" * 201 + b'"}', "bad_value"),
-    (b'{"op": "disable", "why": "\\u001b[2J"}', "bad_value"),
-    (b'{"op": "hold"}', "bad_value"),
-    (b'{"op": "hold", "why": " "}', "bad_value"),
-    (b'{"op": "hold", "why": "x", "scope": []}', "bad_value"),
-    (b'{"op": "hold", "why": "x", "scope": "install"}', "bad_value"),
-    (b'{"op": "hold", "why": "x", "scope": ["reboot"]}', "bad_value"),
-    (b'{"op": "hold", "why": "x", "ttl_s": 0}', "bad_value"),
-    (b'{"op": "hold", "why": "x", "ttl_s": 86401}', "bad_value"),
-    (b'{"op": "renew", "ttl_s": 5}', "bad_value"),
-    (b'{"op": "renew", "hold": 1}', "bad_value"),
-    (b'{"op": "renew", "hold": "h1"}', "unknown_hold"),
-    (b'{"op": "release", "hold": "h1"}', "unknown_hold"),
-]
-
-
-@pytest.mark.parametrize(("line", "code"), MALFORMED)
-def test_a_bad_line_is_refused_by_name_and_the_connection_goes_on(
-    line: bytes, code: str, agent: StandInAgent, client: LineClient
-) -> None:
-    client.send(line + b"\n")
-    refusal = client.receive()
-    assert refusal is not None
-    assert (refusal["ok"], refusal["error"]) == (False, code)
-    assert refusal["message"]
-    assert client.ask("status")["ok"] is True
-    assert agent.heard.empty()
-    assert agent.server.holds() == ()
-
-
-def test_a_refusal_carries_the_number_of_its_request(client: LineClient) -> None:
-    client.send(b'{"op": "hold", "id": 7}\n{"op": "status"}\n')
-    assert [(client.receive() or {}).get("id", "absent") for _ in range(2)] == [7, None]
-
-
-def test_a_line_too_long_is_passed_over_to_its_end_without_being_kept(client: LineClient) -> None:
-    longest = b'{"op": "status", "id": 1}'.ljust(MAX_LINE_BYTES)
-    client.send(longest + b"\n")
-    assert (client.receive() or {})["ok"] is True
-    client.send(longest + b" \n")
-    assert (client.receive() or {})["error"] == "too_long"
-    for _ in range(200):  # 13 MB of one line: answered once, at once
-        client.send(b"x" * 65536)
-    assert (client.receive() or {})["error"] == "too_long"
-    client.send(b'"}\n')
-    assert client.ask("status")["ok"] is True
-
-
-def test_lines_come_in_any_pieces(client: LineClient) -> None:
-    lines = b'{"op": "status", "id": 1}\n{"op": "check", "id": 2}\n'
-    for index in range(len(lines)):
-        client.send(lines[index : index + 1])
-    client.send(lines * 20)
-    assert [(client.receive() or {})["id"] for _ in range(42)] == [1, 2] * 21
 
 
 def test_requests_reach_the_handler(agent: StandInAgent, client: LineClient, wall: Clock) -> None:
@@ -323,128 +234,6 @@ def test_an_event_without_a_name_or_not_json_stays_with_its_author(agent: StandI
         agent.server.publish({"name": "installing"})
     with pytest.raises(TypeError):
         agent.server.publish({"event": "installing", "bad": {1}})
-
-
-def test_a_subscriber_that_does_not_read_is_dropped_and_stops_nobody(
-    agent: StandInAgent, client: LineClient, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.WARNING)
-    with LineClient(agent.path) as sleeper:
-        sleeper.ask("subscribe")
-        sleeper.ask("hold", why="asleep")
-        assert len(agent.next_holds()) == 1
-        client.ask("subscribe")
-        for number in range(1000):
-            agent.server.publish({"event": "installing", "number": number, "padding": "x" * 1000})
-            assert (client.receive() or {})["number"] == number
-        assert agent.next_holds() == ()
-        assert "does not read" in caplog.text
-        assert client.ask("status")["ok"] is True
-        left = b"".join(iter(lambda: sleeper.sock.recv(65536), b""))
-        assert left.startswith(b'{"event":"installing","number":0')
-        assert left.count(b"\n") < 1000
-
-
-def test_a_peer_that_asks_and_never_reads_is_dropped_too(agent: StandInAgent, client: LineClient) -> None:
-    agent.more_status = {"padding": "x" * 60_000}
-    with LineClient(agent.path) as greedy, pytest.raises((BrokenPipeError, ConnectionResetError)):
-        greedy.send(b'{"op": "status"}\n' * 1_000_000)
-    assert client.ask("status")["ok"] is True
-
-
-def test_connections_are_bounded_and_places_come_free(agent: StandInAgent) -> None:
-    clients = [LineClient(agent.path) for _ in range(64)]
-    for client in clients:
-        client.ask("status")
-    with LineClient(agent.path) as late:
-        assert (late.receive() or {})["error"] == "too_many_connections"
-        assert late.receive() is None
-    clients.pop().close()
-
-    def admitted() -> bool:
-        with LineClient(agent.path) as client, contextlib.suppress(ConnectionError):
-            return client.ask("status")["ok"] is True
-        return False
-
-    wait_until(admitted, what="a place for a new connection")
-    for client in clients:
-        assert client.ask("status")["ok"] is True
-        client.close()
-
-
-def test_a_peer_that_closes_its_side_still_gets_its_answer(agent: StandInAgent) -> None:
-    with LineClient(agent.path) as client:
-        client.send(b'{"op": "status", "id": 5}\n')
-        client.sock.shutdown(socket.SHUT_WR)
-        assert (client.receive() or {})["id"] == 5
-        assert client.receive() is None
-
-
-def test_the_socket_is_for_its_owner_and_group_and_goes_with_the_server(agent: StandInAgent) -> None:
-    mode = agent.path.stat().st_mode
-    assert stat.S_ISSOCK(mode)
-    assert stat.S_IMODE(mode) == 0o660
-    assert [path.name for path in agent.path.parent.iterdir()] == ["control.sock"]
-    agent.server.stop()
-    agent.server.stop()
-    assert list(agent.path.parent.iterdir()) == []
-    with pytest.raises(ControlError, match="make another one"):
-        agent.server.start()
-
-
-def test_a_dead_agents_socket_is_replaced(tmp_path: Path, processes: Processes) -> None:
-    path = tmp_path / "control.sock"
-    dead = processes.start(sys.executable, "-m", "tests.device_agent.stand_in", path, name="agent")
-    dead.wait_for_line("serving")
-    dead.kill()
-    assert path.exists()
-    with StandInAgent(path), LineClient(path) as client:
-        assert client.ask("status")["ok"] is True
-
-
-def test_a_living_agents_socket_is_left_to_it(agent: StandInAgent) -> None:
-    with pytest.raises(ControlError, match="another agent serves"):
-        ControlServer(agent.path, agent).start()
-    with LineClient(agent.path) as client:
-        assert client.ask("status")["ok"] is True
-    assert [path.name for path in agent.path.parent.iterdir()] == ["control.sock"]
-
-
-def test_an_agent_that_hangs_is_alive(tmp_path: Path, processes: Processes) -> None:
-    path = tmp_path / "control.sock"
-    other = processes.start(sys.executable, "-m", "tests.device_agent.stand_in", path, name="agent")
-    other.wait_for_line("serving")
-    freeze(other)
-    with pytest.raises(ControlError, match="another agent serves"):
-        StandInAgent(path).server.start()
-    with contextlib.ExitStack() as waiting:
-        with contextlib.suppress(BlockingIOError):
-            while True:  # until its queue is full
-                client = waiting.enter_context(socket.socket(socket.AF_UNIX))
-                client.setblocking(False)
-                client.connect(str(path))
-        with pytest.raises(ControlError, match="another agent serves"):
-            StandInAgent(path).server.start()
-
-
-def test_what_is_not_a_socket_is_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "control.sock"
-    path.write_text("precious", encoding="utf-8")
-    with pytest.raises(ControlError, match="left alone"):
-        StandInAgent(path).server.start()
-    assert path.read_text(encoding="utf-8") == "precious"
-    with pytest.raises(ControlError, match="No such file"):
-        StandInAgent(tmp_path / "missing" / "control.sock").server.start()
-
-
-def test_a_path_longer_than_an_address_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    directory = tmp_path / ("d" * 120)
-    directory.mkdir()
-    with StandInAgent(directory / "control.sock"):
-        monkeypatch.chdir(directory)
-        with LineClient(Path("control.sock")) as client:
-            assert client.ask("status")["ok"] is True
-    assert list(directory.iterdir()) == []
 
 
 def test_a_shell_holds_by_a_shared_lock(tmp_path: Path) -> None:
