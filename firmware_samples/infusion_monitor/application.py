@@ -2,7 +2,7 @@
 
 The rules that it follows, and that an application of this kind should:
 1. Disabled is the normal state. It is told to the agent as soon as this process runs, and lasts when it does not. For
-   the time before that, the agent's own default is set to disabled too (`docs/control-socket.md`).
+   the time before that, the agent's settings say `enabled_at_start = false` under `[updates]`.
 2. Only this device's state decides: the hour, or a person at it who opens the window; and never during an infusion.
 3. An infusion is also a hold, over download, installation and restart: should an update have begun in the window, it
    goes no further. A hold ends with the process that has it, as the infusion does.
