@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from cloud.demo.observing import digest_of, read_only
 from cloud.demo.telling import Teller
 from cloud.demo.world import HOST, DemoError, Device, Process, World, free_port, program
+from protocol.chunks import chunk_count
 
 PRODUCT: Final = "thermostat"
 HARDWARE: Final = "raspberrypi4"
