@@ -166,7 +166,8 @@ def _listed(converter: cattrs.Converter, kind: Any) -> Any:
 
 
 def _mapped(converter: cattrs.Converter, kind: Any) -> Any:
-    inner = converter.gen_structure_mapping(dict[get_args(kind)])  # type: ignore[misc]
+    # Not `converter.gen_structure_mapping`: it registers what it makes, and that clears the cache of all that was made.
+    inner: Any = cattrs.gen.make_mapping_structure_fn(dict[get_args(kind)], converter)  # type: ignore[misc]
 
     def structure(value: object, _kind: object) -> object:
         if not isinstance(value, dict):
