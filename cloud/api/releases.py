@@ -169,7 +169,7 @@ def _forecast_unpublished(server: Backend, draft: ReleaseDraft, facts: FirmwareF
         target_range=draft.target_range,
         description=draft.description,
     )
-    return forecast(server.store.devices.fleet(draft.channel.product), candidate, draft.channel.group)
+    return forecast(server.store.devices.fleet(draft.channel.product, draft.channel.group), candidate, draft.channel.group)
 
 
 def _page(server: Backend, release: ReleaseView) -> ReleasePage:

@@ -56,6 +56,7 @@ COLUMNS = (
 @click.option("--startup-wait", type=float, metavar="SECONDS", help="How long a start waits for mandatory updates.")
 @click.option("--window", type=click.IntRange(min=65536), metavar="BYTES", help="How much it asks for ahead.")
 @click.option("--attribute", multiple=True, metavar="NAME=VALUE", help="A fact about the device; may be repeated.")
+@click.option("--again", is_flag=True, help="It is known already: only write the directory.")
 @pass_operator
 def enrol(operator: Operator, *, device_id: str, **options: Any) -> None:
     """Make DEVICE known, and write a directory that `fleetlift-agent run --config DIR/agent.toml` takes as it is."""
@@ -79,7 +80,7 @@ def enrol(operator: Operator, *, device_id: str, **options: Any) -> None:
     settings = _settings(operator, device, {"url": broker, "topic_root": system["topic_root"]}, options)
     root = Keyring(operator.home.keys).roots()[0]  # from here, not from the server: it is what the device trusts
     body = {"device_id": device_id, "product": product, "hardware_model": hardware, "groups": list(options["groups"])}
-    made = operator.api.post("devices", body=body)
+    made = operator.api.get("devices", device_id) if options["again"] else operator.api.post("devices", body=body)
     make_private_directory(directory)
     write_durably(directory / ROOT_NAME, root)
     write_durably(directory / SETTINGS_NAME, settings.encode())

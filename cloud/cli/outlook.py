@@ -11,9 +11,11 @@ MAX_NAMES: Final = 5
 MAX_REASONS: Final = 10
 
 
-def tell_forecast(operator: Operator, request: Json) -> Json:
+def tell_forecast(operator: Operator, request: Json, headline: str | None = None) -> Json:
     """Ask the server for the forecast of a release, say it to the person, and return it."""
     forecast: Json = operator.api.post("releases", "forecast", body=request)
+    if headline:
+        operator.output.say(headline)
     operator.output.say(forecast["sentence"])
     for line in held(forecast["holds"]):
         operator.output.say(line)

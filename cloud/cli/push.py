@@ -83,8 +83,8 @@ def push(
         firmware = _firmware(operator, what, package, facts)
         request = decision | {name: firmware[name] for name in ("product", "component", "version")}
         unpublished = None if package is None or firmware.get("published") else _outline(operator, package)
-        operator.output.say(_headline(firmware, decision))
-        forecast = tell_forecast(operator, request | ({"firmware": unpublished} if unpublished else {}))
+        asked = request | ({"firmware": unpublished} if unpublished else {})
+        forecast = tell_forecast(operator, asked, _headline(firmware, decision))
         forced = "FORCED, over disabled updates and holds: " if force else ""
         operator.output.confirm(f"{forced}release it to {forecast['reach']} devices?".capitalize(), yes=yes)
         if unpublished is not None and package is not None:
