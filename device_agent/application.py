@@ -167,12 +167,14 @@ class Application:
         return self._call(take_over)
 
     def keep_up(self, wanted: bool) -> None:
-        """Restart it, or do not, when it ends by itself; a restart that was due is taken back with it."""
+        """Restart it, or do not, when it ends by itself, or just has; a restart that is due is taken back."""
 
         def decide() -> None:
             self._keep_up = wanted
             if not wanted:
                 self._restart_due_s = None
+            elif self._running is None and self._launch is not None and self._restart_due_s is None:
+                self._restart_due_s = time.monotonic() + self._policy.first_s
 
         self._call(decide)
 

@@ -239,6 +239,23 @@ def test_a_crash_is_restarted_until_it_is_not_wanted(
     assert not application.alive()
 
 
+def test_what_ended_just_before_it_was_to_be_kept_up_is_restarted(
+    make: Callable[..., Application], image: Path, tmp_path: Path
+) -> None:
+    """The version on trial ends between its last probe and its confirmation."""
+    application = make(restart=AT_ONCE)
+    seen = exits(application)
+    start(application, image)
+    first = started_pid(tmp_path / "data")
+    os.kill(first, signal.SIGKILL)
+    assert seen.get(timeout=TIMEOUT_S).restart_in_s is None
+    application.keep_up(True)
+    assert started_pid(tmp_path / "data") == application.pid != first
+    application.stop(0.0)
+    application.keep_up(True)
+    assert not application.alive(), "what was stopped stays down"
+
+
 def test_a_restart_waits_longer_from_crash_to_crash(make: Callable[..., Application], tmp_path: Path) -> None:
     image = write(tmp_path / "image", "exit 1")
     application = make(restart=RestartPolicy(first_s=0.05, longest_s=0.2))

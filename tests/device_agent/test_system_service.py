@@ -69,11 +69,11 @@ def test_it_starts_restarts_and_stops_the_service(service: SystemService, image:
     assert is_alive(first)
     assert (tmp_path / "version").read_text(encoding="ascii") == "1.0.0\n"
     service.start(image, digest=digest(image), environment={}, keep_up=True)
-    assert not is_alive(first)
+    wait_until(lambda: not is_alive(first), what="the end of the first")
     assert is_alive(pid(tmp_path))
     second = pid(tmp_path)
     service.stop(20.0)
-    assert not is_alive(second)
+    wait_until(lambda: not is_alive(second), what="the end of the second")
     assert not service.alive()
 
 
