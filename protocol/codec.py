@@ -167,7 +167,8 @@ def _listed(converter: cattrs.Converter, kind: Any) -> Any:
 
 def _mapped(converter: cattrs.Converter, kind: Any) -> Any:
     # Not `converter.gen_structure_mapping`: it registers what it makes, and that clears the cache of all that was made.
-    inner: Any = cattrs.gen.make_mapping_structure_fn(dict[get_args(kind)], converter)  # type: ignore[misc]
+    mapping = cast("type", dict[get_args(kind)])  # type: ignore[misc]
+    inner: Any = cattrs.gen.make_mapping_structure_fn(mapping, converter)
 
     def structure(value: object, _kind: object) -> object:
         if not isinstance(value, dict):
