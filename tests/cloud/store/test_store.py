@@ -62,6 +62,31 @@ def test_threads_take_turns_and_lose_nothing(store: Store) -> None:
     assert_unbroken(store)
 
 
+def test_two_processes_on_one_database_take_turns_too(store: Store, url: str, clock: Clock) -> None:
+    """Two stores share no lock but the database's own."""
+    with Store.open(url, clock) as other:
+        together = threading.Barrier(2)
+        failures: list[Exception] = []
+
+        def decide(mine: Store, name: str) -> None:
+            together.wait()
+            try:
+                for number in range(40):
+                    mine.catalog.create_group(PRODUCT, f"{name}-{number}", by=name)
+            except StoreError as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=decide, args=job) for job in ((store, "bob"), (other, "eve"))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    assert failures == []
+    assert [view.rank for view in store.catalog.groups(PRODUCT)] == list(range(1, 82))
+    assert_unbroken(store)
+
+
 def test_reads_do_not_wait_for_a_change_and_see_none_of_it(store: Store) -> None:
     with store._database.changing() as change:
         change.next_number("decision")
