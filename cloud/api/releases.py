@@ -169,7 +169,8 @@ def _forecast_unpublished(server: Backend, draft: ReleaseDraft, facts: FirmwareF
         target_range=draft.target_range,
         description=draft.description,
     )
-    return forecast(server.store.devices.fleet(draft.channel.product, draft.channel.group), candidate, draft.channel.group)
+    channel = draft.channel
+    return forecast(server.store.devices.fleet(channel.product, channel.group), candidate, channel.group)
 
 
 def _page(server: Backend, release: ReleaseView) -> ReleasePage:

@@ -100,8 +100,16 @@ def serve(operator: Operator, *, host: str | None, port: int | None, broker: str
         parts = _open(home, settings, stack)
         try:
             asyncio.run(_run(parts, operator))
-        except* FleetliftError as group:
-            raise group.exceptions[0] from None
+        except ExceptionGroup as group:
+            ours = group.subgroup(FleetliftError)
+            if ours is None:
+                raise
+            raise _first(ours) from group
+
+
+def _first(group: BaseExceptionGroup[FleetliftError]) -> FleetliftError:
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
 def _override(settings: Settings, host: str | None, port: int | None, broker: str | None) -> Settings:
@@ -268,10 +276,10 @@ async def _keep_broker(broker: EmbeddedBroker | None) -> None:
 
 
 async def _announce(parts: Parts, operator: Operator, connected: asyncio.Event) -> None:
-    """Say where everything is, once devices are served."""
-    await connected.wait()
+    """Say where everything is, and when devices are served."""
     say, version = operator.output.say, importlib.metadata.version("fleetlift")
     say(f"Fleetlift {version} serves operators at {parts.url} and devices at {parts.device_url}.")
     if parts.embedded is not None:
         say(f"Its broker is {parts.embedded.kind}, started here for this machine alone.")
+    await connected.wait()
     say("Ready. It ends with Ctrl-C.")
