@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from cloud.broker import BrokerKind
 from cloud.demo import releasing, storms
 from cloud.demo.operating import HARDWARE, PRODUCT, Image, Operator
 from cloud.demo.releasing import Story
@@ -28,11 +29,14 @@ ACTS: tuple[tuple[str, str, tuple[Callable[[Story], None], ...]], ...] = (
 
 @click.command("demo")
 @click.option("--keep", is_flag=True, help="Leave everything running at the end, and say how to look around.")
+@click.option(
+    "--broker", type=click.Choice(["mosquitto", "amqtt"]), help="Which broker (default: Mosquitto if it is there)."
+)
 @click.option("--report", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write checks as JSON.")
-def demo(*, keep: bool, report: Path | None) -> None:
+def demo(*, keep: bool, broker: BrokerKind | None, report: Path | None) -> None:
     """Show the whole path, end to end: a broker, a cloud, six agents, real firmware; exit code 1 if a claim fails."""
     directory = Path(tempfile.mkdtemp(prefix="fleetlift-demo-"))
-    teller, world = Teller(), World(directory)
+    teller, world = Teller(), World(directory, broker)
     try:
         _tell(teller, world, click.get_current_context().find_root().command)
     except FleetliftError as error:

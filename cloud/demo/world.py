@@ -13,7 +13,7 @@ from typing import Final
 
 import httpx
 
-from cloud.broker import EmbeddedBroker
+from cloud.broker import BrokerKind, EmbeddedBroker
 from cloud.demo.observing import Observed
 from cloud.demo.telling import wait_for
 from protocol.errors import FleetliftError
@@ -115,13 +115,13 @@ class Device:
 class World:
     """Everything that runs, in one directory."""
 
-    def __init__(self, directory: Path) -> None:
-        """Take the directory; nothing is started yet."""
+    def __init__(self, directory: Path, broker: BrokerKind | None = None) -> None:
+        """Take the directory and the kind of broker (default: the best there is); nothing is started yet."""
         self.directory = directory
         self.logs = directory / "logs"
         self.home = directory / "home"
         self.logs.mkdir(parents=True, exist_ok=True)
-        self.broker = EmbeddedBroker(directory / "broker")
+        self.broker = EmbeddedBroker(directory / "broker", kind=broker)
         self.http_port = free_port()
         self.cloud = Process(
             "cloud", [program("fleetlift"), "serve", "--home", str(self.home)], self.logs / "cloud.log"
