@@ -37,9 +37,6 @@ class Devices:
         self, device_id: str, *, product: str, hardware_model: str, groups: Sequence[str] = (), by: str
     ) -> DeviceView:
         """Make a device known before its first hello; ConflictError if it is."""
-        with checking():
-            check_id(device_id, "device")
-            check_id(hardware_model, "hardware model")
         with self._database.changing() as change:
             if change.session.get(DeviceRow, device_id) is not None:
                 raise ConflictError(f"device {device_id} is registered already; nothing was changed")
@@ -190,7 +187,10 @@ class Devices:
 
 
 def register(change: Change, device_id: str, product: str, hardware_model: str, *, by: str) -> DeviceRow:
-    """Make a new device known, within somebody else's transaction; NotFoundError for an unknown product."""
+    """Make a new device known, within somebody else's transaction; raises InvalidError and NotFoundError."""
+    with checking():
+        check_id(device_id, "device")
+        check_id(hardware_model, "hardware model")
     product_row(change.session, product)
     row = DeviceRow(id=device_id, product=product, hardware_model=hardware_model, registered_at_ms=change.now_ms)
     change.session.add(row)
