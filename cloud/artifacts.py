@@ -226,7 +226,9 @@ class Incoming:
         """Return the blob's reference when all of it is on the disk; raises DigestMismatchError, StorageError."""
         if self._size_bytes % CHUNK_BYTES:
             self._cut()
-        if self._whole.hexdigest() != self._digest or not self._size_bytes:
+        if not self._size_bytes:
+            raise DigestMismatchError("no bytes came at all; nothing was stored. A blob has at least one")
+        if self._whole.hexdigest() != self._digest:
             raise DigestMismatchError(
                 f"{self._size_bytes} bytes came, with the SHA-256 {self._whole.hexdigest()} and not {self._digest} as "
                 "announced; nothing was stored. Send it again"

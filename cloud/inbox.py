@@ -12,7 +12,7 @@ Pure. A device's next message is taken when the one before is done, so that seve
 """
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 NEWEST_COUNTS: Final = frozenset({"hello", "state", "presence"})
@@ -36,21 +36,13 @@ class Waiting(NamedTuple):
     payload: bytes
 
 
-@dataclass(slots=True)
-class _Line:
-    """One device's messages, oldest first; it is `served` while somebody handles one, or else waits for its turn."""
-
-    messages: deque[Waiting] = field(default_factory=deque)
-    served: bool = False
-
-
 class Inbox:
     """Messages that wait. Not thread-safe."""
 
     def __init__(self, room: Room | None = None) -> None:
         self._room = room or Room()
-        self._lines: dict[str, _Line] = {}
-        self._turns: deque[str] = deque()  # devices with something to take, longest wait first
+        self._lines: dict[str, deque[Waiting]] = {}  # of devices that wait for their turn, or have it
+        self._turns: deque[str] = deque()  # devices that wait for their turn, the next one first
         self._messages = 0
         self._size_bytes = 0
 
@@ -60,25 +52,22 @@ class Inbox:
 
     def put(self, message: Waiting) -> bool:
         """Let a message wait; False if there is no room, and then it is dropped."""
-        line = self._lines.get(message.device_id) or _Line()
+        line = self._lines.get(message.device_id, deque())
         replaced = self._older(line, message.kind)
         factor = 2 if message.kind in NEWEST_COUNTS else 1
         size_bytes = self._size_bytes + len(message.payload) - len(replaced.payload if replaced else b"")
         if size_bytes > factor * self._room.size_bytes or (
             replaced is None
-            and (
-                self._messages >= factor * self._room.messages
-                or len(line.messages) >= factor * self._room.messages_per_device
-            )
+            and (self._messages >= factor * self._room.messages or len(line) >= factor * self._room.messages_per_device)
         ):
             return False
-        if not line.messages and not line.served:
+        if message.device_id not in self._lines:
+            self._lines[message.device_id] = line
             self._turns.append(message.device_id)
         if replaced is not None:
-            line.messages.remove(replaced)
+            line.remove(replaced)
             self._messages -= 1
-        line.messages.append(message)
-        self._lines[message.device_id] = line
+        line.append(message)
         self._messages += 1
         self._size_bytes = size_bytes
         return True
@@ -87,25 +76,21 @@ class Inbox:
         """Return the next message, to be `done` with before its device has a turn again; None if there is none."""
         if not self._turns:
             return None
-        line = self._lines[self._turns.popleft()]
-        line.served = True
-        message = line.messages.popleft()
+        message = self._lines[self._turns.popleft()].popleft()
         self._messages -= 1
         self._size_bytes -= len(message.payload)
         return message
 
     def done(self, device_id: str) -> None:
         """Let the device have its next turn."""
-        line = self._lines[device_id]
-        line.served = False
-        if line.messages:
+        if self._lines[device_id]:
             self._turns.append(device_id)
         else:
             del self._lines[device_id]
 
     @staticmethod
-    def _older(line: _Line, kind: str) -> Waiting | None:
+    def _older(line: deque[Waiting], kind: str) -> Waiting | None:
         """Return what a new message of this kind takes the place of."""
         if kind not in NEWEST_COUNTS:
             return None
-        return next((message for message in line.messages if message.kind == kind), None)
+        return next((message for message in line if message.kind == kind), None)

@@ -154,6 +154,14 @@ def test_detached_devices_share_nothing_and_do_not_wait() -> None:
     assert bench.sent() == [Send(A, 0, "one"), Send(A, 0, "two"), Send(A, 1, "one"), Send(A, 1, "two")]
 
 
+def test_a_detached_device_that_asks_twice_has_one_turn_at_a_time() -> None:
+    bench = Bench()
+    for first in (0, 1, 2):
+        bench.want("busy", (first, 1), detached=True)
+    bench.want("calm", (0, 3), detached=True)
+    assert [send.device_id for send in bench.sent()] == ["busy", "calm"] * 3
+
+
 def test_blobs_take_turns_and_half_of_each_goes_to_everybody() -> None:
     bench = Bench()
     bench.want("one", (0, 1000), blob=A)
@@ -234,7 +242,7 @@ def test_only_so_many_devices_are_detached_at_once() -> None:
 
 
 def test_a_blob_that_is_gone_leaves_no_debts() -> None:
-    bench = Bench(Demand(Limits(max_chunks_per_device=10)))
+    bench = Bench(Demand(Limits(max_chunks_per_device=10, max_detached=1)))
     bench.want("one", (0, 10), blob=A)
     bench.want("two", (0, 5), blob=A, detached=True)
     bench.want("two", (0, 5), blob=B)
@@ -243,7 +251,8 @@ def test_a_blob_that_is_gone_leaves_no_debts() -> None:
     bench.demand.drop(C)
     assert len(bench.demand) == 5
     assert bench.want("one", (0, 10), blob=B) is None
-    assert bench.gather().chunks() == list(range(10))
+    assert bench.want("three", (9, 1), blob=B, detached=True) is None
+    assert sorted(bench.gather().chunks()) == [*range(10), 9]
     assert bench.demand.wait_s(bench.now) is None
 
 
