@@ -327,9 +327,11 @@ class FilesSlots:
 
     def _room_bytes(self) -> int:
         """Return the largest image that could be taken: the free space, and what a new target would give back."""
-        freed = [self._target_file] if self._trial_record.exists() else [self._target_file, self._image(self._spare())]
-        sizes = [path.lstat().st_blocks * 512 for path in freed if path.exists()]
-        room = durable.free_bytes(self._directory) + sum(sizes)
+        spare = [] if self._on_trial() else [self._image(self._spare())]
+        try:
+            room = durable.free_bytes(self._directory) + sum(map(_used_bytes, [self._target_file, *spare]))
+        except OSError:
+            room = 0
         return room if self._capacity_bytes is None else min(room, self._capacity_bytes)
 
     def _slot(self, slot: SlotName) -> Path:
@@ -363,3 +365,11 @@ def _digest(path: Path) -> str | None:
         return durable.digest_file(path)
     except OSError:
         return None
+
+
+def _used_bytes(path: Path) -> int:
+    """Return the space that a file takes; 0 if there is none (any more: a step may be under way)."""
+    try:
+        return path.lstat().st_blocks * 512
+    except OSError:
+        return 0

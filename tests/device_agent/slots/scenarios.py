@@ -3,7 +3,7 @@
 It says what it promises from then on, by writing marks that the trace shows:
 `may V`: V may run after a power cut, too; `must V`: V must; `synced V N`: the first N bytes of V's download are kept;
 `staged V`: V can be staged without another download; `free`: the last two do not hold any more; `in D`: what follows
-happens in this directory. V is a version, or `nothing`.
+happens in this directory; `end`: that was all. V is a version.
 """
 
 import errno
@@ -316,8 +316,9 @@ if __name__ == "__main__":
     scenario, place, *bug = sys.argv[1:]
     for name in bug:
         BUGS[name]()
-    golden = golden_of(Path(place))
     if scenario == durable_calls.__name__:
         durable_calls(Path(place))
-        sys.exit()
-    SCENARIOS[scenario](FilesSlots(Path(place), COMPONENT, golden=golden if golden.exists() else None))
+    else:
+        golden = golden_of(Path(place))
+        SCENARIOS[scenario](FilesSlots(Path(place), COMPONENT, golden=golden if golden.exists() else None))
+    mark("end")

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,22 +28,20 @@ class Promise:
     synced: tuple[str, int] | None = None
     staged: str | None = None
     below: str = ""
+    ended: bool = False
 
     def after(self, mark: str) -> "Promise":
-        match mark.split():
-            case ["may", version]:
-                return replace(self, versions=self.versions | {version})
-            case ["must", version]:
-                return replace(self, versions=frozenset({version}))
-            case ["synced", version, count]:
-                return replace(self, synced=(version, int(count)))
-            case ["staged", version]:
-                return replace(self, staged=version)
-            case ["free"]:
-                return replace(self, synced=None, staged=None)
-            case ["in", directory]:
-                return replace(self, below=directory)
-        raise AssertionError(mark)
+        word, *words = mark.split()
+        changes: dict[str, Any] = {
+            "may": lambda: {"versions": self.versions | {words[0]}},
+            "must": lambda: {"versions": frozenset({words[0]})},
+            "synced": lambda: {"synced": (words[0], int(words[1]))},
+            "staged": lambda: {"staged": words[0]},
+            "free": lambda: {"synced": None, "staged": None},
+            "in": lambda: {"below": words[0]},
+            "end": lambda: {"ended": True},
+        }[word]()
+        return replace(self, **changes)
 
 
 START = {"first": None, "golden": "0.9.0"}
@@ -65,6 +64,7 @@ def crashes(scenario: str, directory: Path, model: Model, *bugs: str) -> Iterato
         if call.name in {"fsync", "fdatasync"} and scenario != "killed":
             yield from ((promise, tree) for tree in disk.crashes())
         disk.replay(call)
+    assert promise.ended, "the trace was cut short"
     yield from ((promise, tree) for tree in disk.crashes(promise.below))
 
 
