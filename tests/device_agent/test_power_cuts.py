@@ -192,6 +192,20 @@ def test_cuts_again_and_again(
         shutil.rmtree(stage.directory)
 
 
+def test_a_version_that_resets_the_board_comes_back_by_itself(tmp_path: Path, template: Path) -> None:
+    stage = Stage(tmp_path / "device", template)
+    stage.cloud.release(stage.new)
+    stage.world.resetting.add(stage.new.digest)
+    device = live(stage.world, stage.cloud)
+    assert stage.world.starts.count(stage.new.digest) == MAX_TRIALS
+    assert stage.world.current_digest() == stage.world.running == stage.old.digest
+    (end,) = stage.cloud.ends()
+    assert (end.outcome, end.reason) == (Outcome.ROLLED_BACK, Reason.INTERRUPTED)
+    assert stage.new.digest in device.journal.failed()
+    told_in_order(stage, device)
+    device.power_off()
+
+
 def test_what_is_wanted_changes_while_it_is_fetched(tmp_path: Path, template: Path) -> None:
     def play_it(directory: Path, cuts: list[int]) -> tuple[Stage, Device]:
         stage = Stage(directory, template)

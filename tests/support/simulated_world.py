@@ -41,6 +41,8 @@ class World:
     images: dict[str, bytes] = field(default_factory=dict)
     unhealthy: set[str] = field(default_factory=set)
     crashing: set[str] = field(default_factory=set)
+    resetting: set[str] = field(default_factory=set)
+    """The digests of versions that reset the board as soon as they start."""
     running: str | None = None
     """The digest that the application's process was started from."""
     starts: list[str] = field(default_factory=list)
@@ -109,6 +111,9 @@ class SimulatedApplication:
         with self._world.happening("start"):
             self._world.running = digest
             self._world.starts.append(digest)
+            if digest in self._world.resetting:
+                self._world.running = None
+                raise PowerCutError("the new version reset the board")
         self.kept_up, self.environment = keep_up, environment
         return digest
 
