@@ -190,7 +190,10 @@ def test_what_was_dropped_while_away_is_dropped_from_the_kept_session(
     with Peer(mosquitto.port, "cloud") as peer:
         peer.publish("drop", b"no")
         peer.publish("keep", b"yes")
-    assert owner.receive() == ("keep", b"yes")
+    seen = [owner.receive()]
+    while seen[-1] != ("keep", b"yes"):  # what was not acknowledged before the stop comes twice
+        seen.append(owner.receive())
+    assert ("drop", b"no") not in seen
 
 
 @pytest.mark.broker
@@ -206,6 +209,28 @@ def test_a_refused_publish_and_a_refused_login_are_told(tmp_path: Path, owners: 
         refused = start(owners, url)
         wait_until(lambda: "refused by the broker" in str(refused.link.problem), what="the refusal")
         assert not refused.link.is_up
+
+
+@pytest.mark.broker
+def test_many_threads_may_publish_at_once(mosquitto: EmbeddedBroker, owners: list[Owner]) -> None:
+    owner = start(owners, mosquitto.url)
+    owner.expect("up")
+
+    def publish(thread: int) -> None:
+        for number in range(50):
+            payload = b"%d/%d/" % (thread, number) + bytes(60_000)
+            wait_until(lambda payload=payload: owner.link.publish("echo", payload), what="room in the queue")  # type: ignore[misc]
+
+    with Peer(mosquitto.port, "cloud") as peer:
+        peer.subscribe("echo")
+        threads = [threading.Thread(target=publish, args=(thread,)) for thread in range(8)]
+        for thread in threads:
+            thread.start()
+        arrived = {peer.receive() for _ in range(400)}
+        for thread in threads:
+            thread.join()
+    assert arrived == {("echo", b"%d/%d/" % (t, n) + bytes(60_000)) for t in range(8) for n in range(50)}
+    assert owner.events.empty()
 
 
 def test_a_full_queue_refuses_and_never_blocks(owners: list[Owner]) -> None:

@@ -27,6 +27,7 @@ from device_agent.trust import DeviceTrust, Distrust, TrustError
 from protocol.chunks import describe
 from protocol.down import Bundle
 from protocol.errors import IdentityError
+from protocol.identity import MAX_INTEGER
 from protocol.manifest import CUSTOM_FIELD, Blob, to_custom
 from protocol.phases import Reason
 from protocol.signing import NOTICE_TYPE, Signature, pae
@@ -366,13 +367,15 @@ def test_a_cloud_that_does_not_answer(device: Device) -> None:
 
 @pytest.mark.parametrize("name", ["timestamp.json", "2.snapshot.json", "2.thermostat.json", "2.root.json"])
 def test_a_file_without_end_is_refused(device: Device, name: str) -> None:
-    device.repository.files[name] = b" " * 6_000_000
+    device.repository.publish_root()
+    device.repository.files[name] += b" " * 6_000_000  # its signature stays good
     device.refuses(Distrust.UNTRUSTED)
 
 
 def test_a_disk_that_does_not_store(device: Device, directory: Path) -> None:
     (directory / "timestamp.json").mkdir(parents=True)
     assert device.refuses(Distrust.STORAGE_FAILED).reason is Reason.STORAGE_FAILED
+    assert not list(directory.glob("tmp*"))
     (directory / "timestamp.json").rmdir()
     device.update()
 
@@ -415,7 +418,7 @@ garbage_files = st.dictionaries(
 )
 
 
-@given(files=garbage_files, claimed=st.integers(1, 2**53), root_version=st.integers(1, 2**53))
+@given(files=garbage_files, claimed=st.integers(1, MAX_INTEGER), root_version=st.integers(1, MAX_INTEGER))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_garbage_in_a_bundle_stops_nothing(
     device: Device, files: dict[str, str], claimed: int, root_version: int
@@ -543,6 +546,17 @@ def test_a_device_without_a_root_does_not_start(directory: Path, bootstrap: byte
         DeviceTrust(directory, bootstrap, "thermostat", ask=nobody, now=lambda: NOW_S)
 
 
+def test_a_stored_root_is_believed_only_if_the_one_before_signed_it(device: Device, directory: Path) -> None:
+    device.update()
+    mallory = Repository("thermostat")
+    mallory.publish_root()
+    (directory / "root_history" / "2.root.json").write_bytes(mallory.files["2.root.json"])
+    device.restart()
+    assert device.trust.root_version == 1
+    device.update()
+    assert device.trust.root_version == 1
+
+
 def test_a_root_is_not_any_metadata(directory: Path, repository: Repository) -> None:
     for name in ("timestamp.json", "2.targets.json"):
         with pytest.raises(TrustError):
@@ -559,7 +573,9 @@ def test_a_root_that_did_not_sign_itself_is_none(directory: Path, repository: Re
     assert caught.value.code is Distrust.BAD_SIGNATURE
 
 
-def test_files_are_private(device: Device, directory: Path) -> None:
+def test_files_are_private(repository: Repository, directory: Path) -> None:
+    (directory / "root_history").mkdir(parents=True, mode=0o755)
+    device = Device(directory, repository)
     device.repository.rotate_root()
     device.repository.publish()
     device.update()
