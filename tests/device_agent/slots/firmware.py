@@ -1,7 +1,9 @@
 """Small images for tests of the slots: the same version is always the same bytes."""
 
 import hashlib
+from pathlib import Path
 
+from device_agent.slots import records
 from device_agent.slots.files import FilesSlots
 from protocol.values import FirmwareRef
 
@@ -59,3 +61,19 @@ def running(slots: FilesSlots) -> str | None:
     assert view.running_image.read_bytes() == image(view.running.version)
     assert view.running.digest == firmware(view.running.version).digest
     return view.running.version
+
+
+def damage(path: Path) -> None:
+    """Flip the last byte of a file, whose size stays."""
+    content = path.read_bytes()
+    path.chmod(0o600)
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+def golden(tmp_path: Path, version: str = "0.9.0") -> Path:
+    """Return a directory with a golden image."""
+    directory = tmp_path / "golden"
+    directory.mkdir()
+    (directory / "image").write_bytes(image(version))
+    records.store(directory / "slot.json", records.SlotRecord.of(firmware(version)))
+    return directory

@@ -32,16 +32,16 @@ class Promise:
 
     def after(self, mark: str) -> "Promise":
         word, *words = mark.split()
-        changes: dict[str, Any] = {
-            "may": lambda: {"versions": self.versions | {words[0]}},
-            "must": lambda: {"versions": frozenset({words[0]})},
-            "synced": lambda: {"synced": (words[0], int(words[1]))},
-            "staged": lambda: {"staged": words[0]},
-            "free": lambda: {"synced": None, "staged": None},
-            "in": lambda: {"below": words[0]},
-            "end": lambda: {"ended": True},
-        }[word]()
-        return replace(self, **changes)
+        changes: dict[str, dict[str, Any]] = {
+            "may": {"versions": self.versions.union(words)},
+            "must": {"versions": frozenset(words)},
+            "synced": {"synced": (words[0], int(words[-1])) if word == "synced" else None},
+            "staged": {"staged": "".join(words)},
+            "free": {"synced": None, "staged": None},
+            "in": {"below": "".join(words)},
+            "end": {"ended": True},
+        }
+        return replace(self, **changes[word])
 
 
 START = {"first": None, "golden": "0.9.0"}
