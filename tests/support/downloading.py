@@ -36,19 +36,11 @@ class Clock:
         return self.now_s
 
 
-class ReadableTarget(FileTarget):
-    """A target on a file."""
-
-    def read(self, offset: int, length: int) -> bytes:
-        with self._open() as descriptor:
-            return os.pread(descriptor, length, offset)
-
-
-def open_target(path: Path, size_bytes: int) -> ReadableTarget:
+def open_target(path: Path, size_bytes: int) -> FileTarget:
     kept = path.exists()
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     os.ftruncate(descriptor, size_bytes)
-    return ReadableTarget(descriptor, size_bytes, kept=kept)
+    return FileTarget(descriptor, size_bytes, kept=kept)
 
 
 class Downloader:
