@@ -84,11 +84,19 @@ def test_a_product_key_signs_for_its_own_product_alone(house: House, judge: Judg
     foreign = altered(house, house.sign("1.0.0", 1), lambda role: _rename(role, "doorbell/app/9.0.0"))
     with pytest.raises(TrustError, match="holds the manifest of"):
         house.repository.accept_product_role("thermostat", foreign)
+    smuggled = altered(house, house.sign("1.0.0", 1), _smuggle)
+    with pytest.raises(TrustError, match="is not firmware of 'thermostat'"):
+        house.repository.accept_product_role("thermostat", smuggled)
     assert judge.firmware("doorbell/app/9.0.0") is None
 
 
 def _rename(role: dict[str, Any], path: str) -> None:
     role["targets"][path] = role["targets"].pop("thermostat/app/1.0.0")
+
+
+def _smuggle(role: dict[str, Any]) -> None:
+    _rename(role, "doorbell/app/9.0.0")
+    role["targets"]["doorbell/app/9.0.0"]["custom"]["fleetlift"].update(product="doorbell", version="9.0.0")
 
 
 def test_what_a_role_adds_is_told_and_told_again_for_the_same_bytes(house: House) -> None:
@@ -183,6 +191,12 @@ def test_garbage_is_refused_by_name(house: House, garbage: bytes) -> None:
         house.repository.accept_targets(garbage)
     with pytest.raises(TrustError, match="root"):
         house.repository.accept_root(garbage)
+
+
+def test_a_role_that_no_client_would_read_is_refused_though_it_is_signed(house: House) -> None:
+    padded = house.sign("1.0.0", 1) + b" " * 5_000_000
+    with pytest.raises(TrustError, match="clients read at most 5000000"):
+        house.repository.accept_product_role("thermostat", padded)
 
 
 def test_what_cannot_have_been_signed_is_refused(house: House) -> None:

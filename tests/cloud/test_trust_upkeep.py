@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 from tuf.api.exceptions import BadVersionNumberError
-from tuf.api.metadata import Metadata, Root  # type: ignore[attr-defined]  # exported without saying so
+from tuf.api.metadata import Metadata, Root, Targets  # type: ignore[attr-defined]  # exported without saying so
 
 from cloud import metadata_files
 from cloud.durable import write_durably
+from cloud.metadata_files import MetadataFile, MetadataFiles
 from cloud.online_key import OnlineKey
 from cloud.roles import ConflictingRoleError, TrustError
 from cloud.trust import MetadataRepository
@@ -178,6 +179,51 @@ def test_a_missing_or_damaged_file_is_named(house: House, name: str) -> None:
     (house.metadata / name).unlink()
     with pytest.raises(TrustError, match=r"is missing|has no root"):
         house.reopen()
+
+
+def test_bytes_that_say_the_same_and_are_others_are_damage(house: House) -> None:
+    """Devices check the digest of the file's bytes, which signatures do not cover."""
+    path = house.metadata / "1.thermostat.json"
+    path.write_bytes(path.read_bytes() + b"\n")
+    with pytest.raises(TrustError, match=r"is damaged \(thermostat\)"):
+        house.reopen()
+
+
+@pytest.mark.parametrize("role", ["targets", "thermostat"])
+def test_somebody_with_the_disk_and_the_online_key_cannot_put_an_offline_role_there(house: House, role: str) -> None:
+    files = {
+        name: MetadataFiles(house.metadata).read(f"{2 - (name != 'targets')}.{name}.json", Targets)
+        for name in ("targets", "thermostat")
+    }
+    forged: Metadata[Targets] = files[role].metadata
+    forged.signed.version += 1
+    forged.sign(house.key.signer)
+    files[role] = MetadataFile(forged.to_bytes(), forged)
+    snapshot = house.key.snapshot(files, house.repository.version, house.clock())
+    for name, file in ((role, files[role]), ("snapshot", snapshot)):
+        MetadataFiles(house.metadata).put(name, file)
+    MetadataFiles(house.metadata).put(
+        "timestamp", house.key.timestamp(snapshot, house.repository.version, house.clock())
+    )
+    with pytest.raises(TrustError, match=f"{role} version {forged.signed.version} is not signed as it must be"):
+        house.reopen()
+
+
+def test_a_chain_of_roots_with_a_strangers_link_is_refused(house: House, tmp_path: Path) -> None:
+    stranger = House(tmp_path / "stranger")
+    second = stranger.keyring.renew_root()
+    with pytest.raises(TrustError, match="root version 2 is not signed as it must be"):
+        MetadataRepository.create(
+            tmp_path / "new", house.key, roots=(house.keyring.root(), second), targets=house.keyring.targets()
+        )
+    with pytest.raises(TrustError, match="root version 2 is missing"):
+        MetadataRepository.create(
+            tmp_path / "new",
+            house.key,
+            roots=(house.keyring.root(), house.keyring.root()),
+            targets=house.keyring.targets(),
+        )
+    assert not (tmp_path / "new").exists()
 
 
 def test_old_versions_go_in_time_and_roots_stay(house: House) -> None:
