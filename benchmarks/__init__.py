@@ -1,0 +1,1 @@
+"""Figures, measured: each beside a yardstick in the same run."""

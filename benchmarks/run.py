@@ -1,0 +1,239 @@
+"""`make bench`: a 64 MiB update through a real agent, beside curl from nginx and sha256sum, in the same run.
+
+Both sides are given the same image on the same disk over loopback, in turn, several times. The agent's time is from
+taking the release to the image verified on the disk: signed metadata, chunk list, chunks, each chunk hashed and written
+and made durable, then the whole image read back and hashed. The yardstick's is `curl` to a file, then `sha256sum`.
+The agent is installed as on a device: pure Python, without `cryptography`.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from cloud.cli import fleetlift
+from cloud.demo.operating import Operator
+from cloud.demo.telling import Teller, wait_for
+from cloud.demo.world import HOST, Process, World, answers, free_port
+from tests.support.distribution import build_wheel, install_as_on_a_device
+
+MIB = 1 << 20
+IDLE = ("{python}", "-c", "import signal; signal.pause()", "{image}")
+START_TIMEOUT_S = 20.0
+UPDATE_TIMEOUT_S = 120.0
+_STAMP = re.compile(r"(\S+ \S+) INFO device_agent\.driver: (\w+), so from")
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One update through the agent."""
+
+    seconds: float
+    of_it_verifying_s: float
+    cpu_s: float
+    cloud_cpu_s: float
+    broker_cpu_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """One download by curl and sha256sum."""
+
+    seconds: float
+    cpu_s: float
+
+
+def main() -> int:
+    """Measure, print, and return 0 whatever the figures are."""
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__.splitlines()[0])
+    parser.add_argument("--size-mib", type=int, default=64)
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write the figures as JSON")
+    options = parser.parse_args()
+    missing = [name for name in ("nginx", "curl", "sha256sum") if find(name) is None]
+    if missing:
+        print(f"bench: {', '.join(missing)} is missing; install nginx-light and curl", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory(prefix="fleetlift-bench-") as scratch:
+        figures = measure(Path(scratch), options.size_mib * MIB, options.repetitions)
+    print(table(figures))
+    if options.report:
+        options.report.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def measure(directory: Path, size_bytes: int, repetitions: int) -> dict[str, Any]:
+    """Return the figures of both sides."""
+    updates: list[Update] = []
+    downloads: list[Download] = []
+    with served_by_nginx(directory) as address, agent_running(directory) as (world, operator, agent):
+        for number in range(repetitions):
+            image = directory / "www" / f"image-{number}"
+            write_noise(image, size_bytes)
+            downloads.append(download(f"{address}/{image.name}", directory / "downloaded"))
+            updates.append(update(world, operator, agent, image, f"1.{number}.0"))
+            image.unlink()
+        peak_mib = peak_memory_mib(agent)
+    ratio = statistics.median(item.seconds for item in downloads) / statistics.median(item.seconds for item in updates)
+    return {
+        "size_bytes": size_bytes,
+        "updates": [asdict(item) for item in updates],
+        "downloads": [asdict(item) for item in downloads],
+        "agent_peak_mib": round(peak_mib, 1),
+        "ratio": round(ratio, 2),
+        "machine": {"cpus": os.cpu_count(), "python": sys.version.split()[0]},
+    }
+
+
+def table(figures: dict[str, Any]) -> str:
+    """Return the figures for people."""
+    updates, downloads = figures["updates"], figures["downloads"]
+
+    def row(name: str, seconds: list[float], cpu: list[float]) -> str:
+        spread = f"{min(seconds):.2f} to {max(seconds):.2f}"
+        return f"{name:24} {statistics.median(seconds):8.2f}   {spread:14} {statistics.median(cpu):8.2f}"
+
+    size = int(str(figures["size_bytes"])) // MIB
+    lines = [
+        f"{size} MiB over loopback, median of {len(updates)}",
+        f"{'':24} {'seconds':>8}   {'range':14} {'CPU s':>8}",
+        row("curl, then sha256sum", [d["seconds"] for d in downloads], [d["cpu_s"] for d in downloads]),
+        row("the agent", [u["seconds"] for u in updates], [u["cpu_s"] for u in updates]),
+        f"of it verifying {statistics.median(item['of_it_verifying_s'] for item in updates):.2f} s",
+        "of the cloud {:.2f}, of the broker {:.2f} CPU s".format(
+            *(statistics.median(item[name] for item in updates) for name in ("cloud_cpu_s", "broker_cpu_s"))
+        ),
+        f"ratio {figures['ratio']} (1.0 or more: at least as fast), agent's peak {figures['agent_peak_mib']} MiB",
+    ]
+    return "\n".join(lines)
+
+
+@contextmanager
+def served_by_nginx(directory: Path) -> Iterator[str]:
+    """Serve `directory/www` by an nginx of our own."""
+    (directory / "www").mkdir()
+    port = free_port()
+    settings = directory / "nginx.conf"
+    settings.write_text(
+        f"daemon off; worker_processes 1; pid {directory}/nginx.pid; error_log {directory}/nginx.log;\n"
+        + ("user root;\n" if os.geteuid() == 0 else "")
+        + "events {}\n"
+        f"http {{ access_log off; sendfile on; client_body_temp_path {directory}/t1; proxy_temp_path {directory}/t2;\n"
+        f"fastcgi_temp_path {directory}/t3; uwsgi_temp_path {directory}/t4; scgi_temp_path {directory}/t5;\n"
+        f"server {{ listen {HOST}:{port}; root {directory}/www; }} }}\n",
+        encoding="utf-8",
+    )
+    nginx = subprocess.Popen([str(find("nginx")), "-c", str(settings), "-e", str(directory / "nginx.log")])
+    try:
+        (directory / "www" / "ready").touch()
+        wait_for(lambda: answers(f"http://{HOST}:{port}/ready"), START_TIMEOUT_S)
+        yield f"http://{HOST}:{port}"
+    finally:
+        nginx.terminate()
+        nginx.wait()
+
+
+@contextmanager
+def agent_running(directory: Path) -> Iterator[tuple[World, Operator, Process]]:
+    """Run a broker, a cloud and one agent, whose application does nothing."""
+    world = World(directory / "world")
+    operator = Operator(world, Teller(), fleetlift)
+    agent = Process("agent", [], world.logs / "agent.log")
+    try:
+        world.broker.start()
+        words = ["--product", "bench", "--hardware", "any", "--port", str(world.http_port)]
+        operator.run("init", *words, "--broker", world.broker.url, quiet=True)
+        world.start_cloud()
+        settings = world.directory / "device"
+        command = [word for part in IDLE for word in ("--app-command", part)]
+        operator.run("device", "enrol", "bench", "--directory", str(settings), "--soak", "0", *command, quiet=True)
+        device = install_as_on_a_device(build_wheel(directory), directory / "installed")
+        agent.command = [str(device / "fleetlift-agent"), "run", "--config", str(settings / "agent.toml")]
+        agent.start()
+        wait_for(lambda: operator.run("device", "show", "bench", quiet=True)["online"], UPDATE_TIMEOUT_S)
+        yield world, operator, agent
+    finally:
+        agent.stop()
+        world.stop()
+        subprocess.run(["/usr/bin/pkill", "-f", str(world.directory)], check=False)
+
+
+def update(world: World, operator: Operator, agent: Process, image: Path, version: str) -> Update:
+    """Release an image to the agent, and measure it taking it."""
+    facts = ["--product", "bench", "--version", version, "--hardware", "any"]
+    operator.run("firmware", "upload", str(image), *facts, quiet=True)
+    heard = agent.log_path.stat().st_size
+    pids = (pid_of(agent), pid_of(world.cloud), world.broker.pid)
+    before = [cpu_seconds(pid) for pid in pids]
+    operator.run("ota", "bench", version, "--yes", quiet=True)
+    stamps: dict[str, datetime] = {}
+
+    def verified() -> bool:
+        with agent.log_path.open(encoding="utf-8") as log:
+            log.seek(heard)
+            for moment, event in _STAMP.findall(log.read()):
+                stamps.setdefault(event, datetime.strptime(moment, "%Y-%m-%d %H:%M:%S,%f"))  # noqa: DTZ007 - a difference
+        return "Verified" in stamps
+
+    if not wait_for(verified, UPDATE_TIMEOUT_S, 0.01):
+        raise SystemExit(f"bench: the update did not come to its end:\n{agent.last_lines()}")
+    used = [cpu_seconds(pid) - start for pid, start in zip(pids, before, strict=True)]
+    wait_for(lambda: operator.run("device", "show", "bench", quiet=True)["phase"] == "idle", UPDATE_TIMEOUT_S)
+    taken, downloaded, verified_at = (stamps[name] for name in ("Taken", "Downloaded", "Verified"))
+    return Update((verified_at - taken).total_seconds(), (verified_at - downloaded).total_seconds(), *used)
+
+
+def download(url: str, target: Path) -> Download:
+    """Fetch with curl, hash with sha256sum."""
+    before, start = os.times(), time.perf_counter()
+    subprocess.run([str(find("curl")), "-sS", "-o", str(target), url], check=True)
+    subprocess.run([str(find("sha256sum")), str(target)], check=True, stdout=subprocess.DEVNULL)
+    seconds, after = time.perf_counter() - start, os.times()
+    target.unlink()
+    used = after.children_user - before.children_user + after.children_system - before.children_system
+    return Download(seconds, used)
+
+
+def write_noise(path: Path, size_bytes: int) -> None:
+    """Write bytes that nothing can compress."""
+    with path.open("wb") as file:
+        for _ in range(size_bytes // MIB):
+            file.write(os.urandom(MIB))
+
+
+def find(name: str) -> str | None:
+    """Return where a program is, also where administrators have it."""
+    return shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
+
+
+def pid_of(process: Process) -> int:
+    """Return a running process's id."""
+    return process.child.pid if process.child else 0
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def peak_memory_mib(agent: Process) -> float:
+    """Return the most memory that the agent had resident."""
+    status = Path(f"/proc/{pid_of(agent)}/status").read_text(encoding="utf-8")
+    return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) / 1024
+
+
+if __name__ == "__main__":
+    sys.exit(main())
