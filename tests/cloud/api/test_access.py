@@ -62,9 +62,25 @@ def small(tmp_path: Path) -> Iterator[Api]:
         yield served
 
 
-def test_a_request_over_the_limit_is_refused_by_its_header(small: Api) -> None:
-    body = {"product": PRODUCT, "group": "x" * 3000}
-    assert small.refusal("POST", "/groups", body, status=413)[0] == "too_large"
+@pytest.mark.parametrize(("path", "size"), [("/groups", 3000), (f"/blobs/{'a' * 64}", 6000)])
+def test_a_request_over_the_limit_is_refused_by_its_header(small: Api, path: str, size: int) -> None:
+    url = small.http.base_url
+    method = "PUT" if "blobs" in path else "POST"
+    with socket.create_connection((url.host, url.port or 80), timeout=10) as client:
+        client.sendall(
+            f"{method} /api/v1{path} HTTP/1.1\r\nHost: {url.host}\r\nAuthorization: Bearer {small.home.token}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {size}\r\n\r\n".encode()
+        )
+        assert client.recv(20).startswith(b"HTTP/1.1 413"), "it waits for a body that it will not take"
+
+
+def test_an_image_over_the_limit_is_refused_while_it_streams(small: Api) -> None:
+    def endless() -> Iterator[bytes]:
+        for _ in range(50):
+            yield b"x" * 1000
+
+    answer = small.http.put(f"/blobs/{'a' * 64}", content=endless())
+    assert (answer.status_code, answer.json()["error"]) == (413, "too_large")
 
 
 def test_a_request_over_the_limit_is_refused_while_it_streams(small: Api) -> None:

@@ -103,6 +103,7 @@ def test_a_forecast_holds_for_the_release_of_its_id(fleet: Api) -> None:
     forecast = fleet("POST", "/releases/forecast", request)
     assert fleet("GET", "/releases") == []
     made = release(fleet, "1.1.0", percentage=50, release_id=forecast["release_id"])["release"]
+    assert made["release_id"] == forecast["release_id"]
     progress = fleet("GET", f"/releases/{made['release_id']}/progress")
     assert sorted(device["device_id"] for device in progress["devices"]) == sorted(forecast["takes"])
     assert len(forecast["takes"]) + len(forecast["holds"]) == 3
