@@ -138,8 +138,10 @@ class Download:
             self._leave(stage)
 
     def resume(self) -> None:
-        """Go on; what was asked before the pause is asked for again. To be called when the link is up again, too."""
+        """Go on after a pause; what was asked before it is asked for again. Does nothing if there was none."""
         with self._changed:
+            if not self._paused:
+                return
             self._paused = False
             self._progress_at = self._now()
             stage = self._stage

@@ -92,7 +92,8 @@ class Window:
         self._gap_s += (gap_s - self._gap_s) / 8 if self._gap_s else gap_s
         self._active_at = now
         self._stalls = 0
-        return self.size - len(self._asked) >= self._quarter
+        oldest = next(iter(self._asked.values()), self._newest)
+        return self.size - len(self._asked) >= self._quarter or oldest < self._newest - 2 * self._quarter
 
     def restore(self, index: int) -> None:
         """Note that a missing chunk was there already."""
@@ -106,21 +107,21 @@ class Window:
             self._lose_all()
             self._stalls += 1
             self._active_at = now
+        self._lose_overtaken()
         room = self.size - len(self._asked)
         if room < self._quarter:
             return ()
-        lost = self._overtaken()
-        fresh = list(islice(self._candidates(), room))
-        ranges = to_ranges(sorted(lost + fresh))
+        ranges = to_ranges(sorted(islice(self._candidates(), room)))
         if len(ranges) > MAX_WANTED_RANGES:
             ranges, rest = ranges[:MAX_WANTED_RANGES], ranges[MAX_WANTED_RANGES:]
             self._again = sorted([*self._again, *_indexes(rest)])
-        for index in _indexes(ranges):
-            self._asks += 1
-            self._asked[index] = self._asks
         if ranges:
             self._active_at = max(self._active_at, now)
-            self._sample(len(lost) + len(fresh), len(lost))
+            self._fade_sample()
+        for index in _indexes(ranges):
+            self._asks += 1
+            self._sampled += 1
+            self._asked[index] = self._asks
         return ranges
 
     def lose(self, now: float) -> None:
@@ -132,26 +133,25 @@ class Window:
         """Every chunk that is not received, ascending."""
         return self._missing_from(0)
 
-    def _sample(self, asked: int, lost: int) -> None:
+    def _fade_sample(self) -> None:
         if self._sampled >= DETACH_SAMPLE:
             self._sampled, self._lost_of_sample = self._sampled // 2, self._lost_of_sample // 2
-        self._sampled += asked
-        self._lost_of_sample += lost
 
     def _lose_all(self) -> None:
         self._again = sorted([*self._again, *self._asked])
         self._asked.clear()
 
-    def _overtaken(self) -> list[int]:
-        horizon = self._newest - self._quarter
-        lost = []
+    def _lose_overtaken(self) -> None:
+        horizon, lost = self._newest - self._quarter, []
         for index, number in self._asked.items():
             if number >= horizon:
                 break
             lost.append(index)
-        for index in lost:
-            del self._asked[index]
-        return lost
+        if lost:
+            self._lost_of_sample += len(lost)
+            self._again = sorted([*self._again, *lost])
+            for index in lost:
+                del self._asked[index]
 
     def _candidates(self) -> Iterator[int]:
         while self._again:

@@ -221,6 +221,7 @@ def test_a_broker_that_dies_in_the_middle_is_waited_for(mosquitto: EmbeddedBroke
         mosquitto.start()
         wait_until(lambda: device.link.is_up, what="the link")
         with ChunkServer(mosquitto.port, blobs, client_id="cloud-2") as server:
+            device.download.pause()
             device.download.resume()  # what was asked before the second server listened is lost
             device.fetch()
             assert set(server.asked(ref.digest)) == set(range(128, 256))

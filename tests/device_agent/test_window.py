@@ -80,6 +80,14 @@ def test_a_chunk_that_was_overtaken_is_asked_again_without_waiting() -> None:
     assert w.ask(0.01) == ((3, 1), (16, 15))
 
 
+def test_losses_that_fill_the_window_are_asked_again_without_waiting() -> None:
+    w = window(100)
+    w.ask(0.0)
+    asked = [w.receive(index, 0.01) for index in (13, 14, 15)]  # less than a quarter, and they overtook eleven
+    assert asked == [True, True, True]
+    assert w.ask(0.01) == ((0, 11), (16, 3))
+
+
 def test_a_chunk_that_is_merely_late_is_not_asked_again() -> None:
     w = window(100)
     w.ask(0.0)
