@@ -76,7 +76,12 @@ def test_it_starts_the_image_in_a_session_of_its_own(
     image = write(tmp_path / "image", code)
     application = make("{python}", "-S", "{image}", "two words", environment={"CONFIGURED": "1"})
     seen_exits = exits(application)
-    assert start(application, image, environment={"FLEETLIFT_COMPONENT": "app"}) == digest(image)
+    leaked = os.dup(1)  # as a careless service manager would
+    os.set_inheritable(leaked, True)
+    try:
+        assert start(application, image, environment={"FLEETLIFT_COMPONENT": "app"}) == digest(image)
+    finally:
+        os.close(leaked)
     seen = json.loads(said(tmp_path / "data" / "seen"))
     assert seen["env"]["CONFIGURED"] == "1"
     assert seen["env"]["FLEETLIFT_COMPONENT"] == "app"
