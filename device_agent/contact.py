@@ -76,8 +76,8 @@ class ContactHears(Hears, Protocol):
     def session_ended(self) -> None:
         """Hear that it is not any more."""
 
-    def broker_answered(self) -> None:
-        """Hear that the broker sent something."""
+    def broker_answered(self, at_s: float) -> None:
+        """Hear that the broker sent something, at a time of the loop's clock."""
 
 
 class BundleTaker(Root, Protocol):
@@ -163,6 +163,8 @@ class Contact:
 
     def link_up(self, _session_present: bool) -> None:
         """Hear that the broker is connected."""
+        at_s = self._loop.monotonic()
+        self._loop.post(lambda: self._hears.broker_answered(at_s))
         self._loop.post(self._begin)
 
     def link_down(self, _why: str) -> None:
@@ -176,7 +178,8 @@ class Contact:
             self._on_chunk(blob, payload)
             self._files.on_chunk(blob, payload)
         else:
-            self._loop.post(lambda: self._heard(topic, payload))
+            at_s = self._loop.monotonic()
+            self._loop.post(lambda: self._heard(topic, payload, at_s))
 
     def follow_groups(self) -> None:
         """Subscribe to the notices of the groups that the device is in, and no others."""
@@ -242,8 +245,8 @@ class Contact:
         self._reports.link_down()
         self._hears.session_ended()
 
-    def _heard(self, topic: str, payload: bytes) -> None:
-        self._hears.broker_answered()
+    def _heard(self, topic: str, payload: bytes, at_s: float) -> None:
+        self._hears.broker_answered(at_s)
         self._hearing.message(topic, payload)
 
     def _hello(self, standing: Standing, now: float) -> Hello:

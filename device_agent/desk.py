@@ -18,7 +18,7 @@ class Desk:
         self._gatekeeper = gatekeeper
         self.standing: Mapping[str, Any] = {}
         self.on_check: Callable[[], None] = _nothing
-        self.on_confirm: Callable[[], None] = _nothing
+        self.on_confirm: Callable[[float], None] = lambda _at_s: None
         self.on_ready: Callable[[], None] = _nothing
 
     def status(self) -> dict[str, Any]:
@@ -43,7 +43,8 @@ class Desk:
 
     def confirm(self) -> None:
         """Take the version that runs for good."""
-        self._loop.post(self.on_confirm)
+        at_s = self._loop.monotonic()
+        self._loop.post(lambda: self.on_confirm(at_s))
 
     def ready(self) -> None:
         """Install what is downloaded now."""

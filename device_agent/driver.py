@@ -1,6 +1,7 @@
 """Drives the machine: each step is stored, then told, then performed; and what a failed store means.
 
-1. A step's snapshot, its entry for the cloud and what it teaches about the digest are one transaction.
+1. A step's snapshot, its entry for the cloud and what it teaches about the digest are one transaction. So is that an
+   image which was verified whole needs no account of its chunks any more: its data is moved away next.
 2. A forward step that cannot be stored is not taken: what happened is kept, and taken when the journal writes again. A
    trial that cannot be stored for STORE_TRIES tries fails.
 3. A fall-back that cannot be stored goes on all the same: its entries are kept here, and stored first of all when the
@@ -55,6 +56,9 @@ class Store(Protocol):
 
     def keep_installed(self, state: ComponentState) -> None:
         """Store what a component runs for good."""
+
+    def forget_chunks(self, image: str) -> None:
+        """Forget which chunks of an image were received."""
 
 
 class Driver:
@@ -158,6 +162,8 @@ class Driver:
 
     def _store_step(self, before: Snapshot, after: Snapshot) -> None:
         self._store.save(after, entry(before, after))
+        if before.phase is Phase.VERIFYING and after.phase is Phase.INSTALLING and after.attempt is not None:
+            self._store.forget_chunks(after.attempt.firmware.digest)
         if after.concluded is not None and before.attempt is not None and after.attempt is None:
             self._learn(after.concluded, before.booted_digest)
 

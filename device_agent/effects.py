@@ -50,9 +50,6 @@ class Fetches(Protocol):
     def verify(self, firmware: FirmwareRef, slots: Slots, answer: Answer) -> None:
         """Hash what is on the disk: Verified or Failed."""
 
-    def forget(self, firmware: FirmwareRef) -> None:
-        """Forget what was received of an image that is whole; in the worker's thread."""
-
     def drop(self, firmware: FirmwareRef, slots: Slots) -> None:
         """Forget what was downloaded, and free its space."""
 
@@ -113,7 +110,6 @@ class Effects:
         attempt, component = self._of(snapshot)
 
         def stage() -> Event:
-            self.fetching.forget(attempt.firmware)
             component.slots.stage(attempt.firmware)
             return Staged()
 
@@ -212,7 +208,8 @@ class Effects:
             except Exception as error:  # noqa: BLE001 - whatever it is, the update ends by it, and not the agent
                 if not isinstance(error, FleetliftError | OSError):
                     _LOG.exception("an effect failed in a way that was not thought of")
-                event = Failed(reason_of(error) or otherwise, str(error) or type(error).__name__)
+                reason = Reason.STORAGE_FAILED if isinstance(error, OSError) else otherwise
+                event = Failed(reason_of(error) or reason, str(error) or type(error).__name__)
             answer(event)
 
         self.worker.submit(do)

@@ -3,7 +3,7 @@
 1. The signed manifest decides. Whatever made the device want the firmware must say exactly the same of it (a version's
    digest, size, hardware, requirements), or it is not trusted.
 2. Floor, hardware and requirements are checked again here, against what was signed.
-3. What was received of another image is forgotten before its data is discarded, never after.
+3. What was received of an image is forgotten before its data is discarded or moved away, never after.
 4. Without a link nothing fails: it waits. Without an answer of the cloud it asks again, for ASK_FOR_S. What is not
    trusted is looked up again after the bundle was asked for, for a notice may be faster than its metadata.
 """
@@ -182,10 +182,6 @@ class Fetching:
             answer(self._verified(firmware, slots, job.target if job else None))
 
         self._worker.submit(check)
-
-    def forget(self, firmware: FirmwareRef) -> None:
-        """Forget what was received of an image that is whole, before it is staged; for the worker's thread."""
-        self._chunks.forget(firmware.digest)
 
     def drop(self, firmware: FirmwareRef, slots: Slots) -> None:
         """Forget what was downloaded of an image, and free its space."""

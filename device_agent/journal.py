@@ -214,6 +214,10 @@ class Journal:
 
     # What it learnt of digests.
 
+    def forget_chunks(self, image: str) -> None:
+        """Forget which chunks of an image were received."""
+        self.chunks.forget(image)
+
     def failed(self) -> Mapping[str, int]:
         """Return the digests that failed here, newest first, with the order of the decision that each failed for."""
         return dict(self._database.rows('SELECT digest, "order" FROM failed ORDER BY number DESC'))

@@ -43,6 +43,8 @@ _LOG = logging.getLogger(__name__)
 class JournalError(FleetliftError):
     """The journal could not be read or written; what was to be written was not."""
 
+    code = "not_stored"
+
 
 class ProcessLock:
     """Lets one agent run on a state directory; raises UserError for the second."""

@@ -159,7 +159,7 @@ class Runner:
         desk.on_confirm = self._trial.confirmed
         desk.on_ready = self._decider.ready
         for name, component in components.items():
-            component.application.exited(lambda ended, name=name: loop.post(lambda: self._ended(name, ended)))  # type: ignore[misc]
+            component.application.exited(lambda ended, name=name: self._application_ended(name, ended))  # type: ignore[misc]
         loop.settle = self._settle
         loop.failed = self._failed
 
@@ -213,16 +213,15 @@ class Runner:
     def session_began(self) -> None:
         """Go on with what needs the link."""
         self._starting.progressed(self._loop.monotonic())
-        self._trial.broker_answered()
         self._fetching.link_up()
 
     def session_ended(self) -> None:
         """Wait with what needs the link."""
         self._fetching.link_down()
 
-    def broker_answered(self) -> None:
+    def broker_answered(self, at_s: float) -> None:
         """Note that the broker is reached."""
-        self._trial.broker_answered()
+        self._trial.broker_answered(at_s)
 
     def told_desired(self, desired: Desired) -> None:
         """Follow a Desired: at once, if it came unasked."""
@@ -250,8 +249,13 @@ class Runner:
 
     # What applications and the machine do.
 
-    def _ended(self, name: str, ended: Exit) -> None:
-        self._trial.application_ended(name, ended.detail)
+    def _application_ended(self, name: str, ended: Exit) -> None:
+        """Hear, in its supervisor's thread, that an application ended by itself."""
+        at_s = self._loop.monotonic()
+        self._loop.post(lambda: self._ended(name, ended, at_s))
+
+    def _ended(self, name: str, ended: Exit, at_s: float) -> None:
+        self._trial.application_ended(name, ended.detail, at_s)
         snapshot = self._driver.snapshot
         its_update = snapshot.attempt is not None and snapshot.attempt.firmware.component == name
         if its_update and snapshot.phase in _STARTED_BY_EFFECTS:
@@ -275,6 +279,9 @@ class Runner:
 
     def _runs(self, name: str, state: ComponentState | None) -> None:
         """Note what a component runs now; what was not brought about by an update is told as found."""
+        recorded = self._starting.recorded.pop(name, None)
+        if recorded is not None and recorded != state:  # what was decided stood on it
+            self._loop.post(lambda: self._decider.decide(Trigger.NOTICE))
         if state is None:
             self._running.pop(name, None)
             return
@@ -298,7 +305,7 @@ class Runner:
             device_id=self._settings.device_id,
             hardware_model=self._settings.hardware_model,
             agent_version=AGENT_VERSION,
-            components=dict(self._running),
+            components={**self._starting.recorded, **self._running},
             failed=self._journal.failed(),
             floors=self._journal.floors(),
         )

@@ -35,7 +35,8 @@ class Trial:
         self._prober = prober
         self._watched: _Watched | None = None
         self._probing = False
-        # What happens between the application's start and `begin` counts, too.
+        # What happens between the application's start and `begin` counts, too; what happened before it, to the version
+        # before, does not, however late it is heard of.
         self._ended: dict[str, tuple[float, str]] = {}
         self._confirmed_at = float("-inf")
         self._answered_at = float("-inf")
@@ -56,9 +57,9 @@ class Trial:
         """
         seen = Observations(started_s=started_s, expected_digest=expected_digest, booted_digest=booted_digest)
         ended_at, detail = self._ended.get(settings.name, (float("-inf"), ""))
-        seen = seen.ended_by_itself(detail) if ended_at >= started_s else seen
-        seen = seen.was_confirmed() if self._confirmed_at >= started_s else seen
-        seen = seen.reached_broker() if self._answered_at >= started_s else seen
+        seen = seen.ended_by_itself(detail) if ended_at > started_s else seen
+        seen = seen.was_confirmed() if self._confirmed_at > started_s else seen
+        seen = seen.reached_broker() if self._answered_at > started_s else seen
         policy = ProvePolicy(
             soak_s=settings.soak_s,
             prove_timeout_s=settings.prove_timeout_s,
@@ -76,23 +77,26 @@ class Trial:
         self._loop.at("judge", None, self._judge)
         self._loop.at("probe", None, self._probe)
 
-    def application_ended(self, component: str, detail: str) -> None:
+    def application_ended(self, component: str, detail: str, at_s: float) -> None:
         """Hear that an application ended by itself."""
-        self._ended[component] = (self._loop.monotonic(), detail)
-        if self._watched is not None and self._watched.settings.name == component:
-            self._see(self._watched.seen.ended_by_itself(detail))
+        self._ended[component] = (at_s, detail)
+        watched = self._watched
+        if watched is not None and watched.settings.name == component and at_s > watched.seen.started_s:
+            self._see(watched.seen.ended_by_itself(detail))
 
-    def broker_answered(self) -> None:
+    def broker_answered(self, at_s: float) -> None:
         """Hear that the broker sent something."""
-        self._answered_at = self._loop.monotonic()
-        if self._watched is not None and not self._watched.seen.broker_reached:
-            self._see(self._watched.seen.reached_broker())
+        self._answered_at = at_s
+        watched = self._watched
+        if watched is not None and not watched.seen.broker_reached and at_s > watched.seen.started_s:
+            self._see(watched.seen.reached_broker())
 
-    def confirmed(self) -> None:
+    def confirmed(self, at_s: float) -> None:
         """Hear that the application finds itself good."""
-        self._confirmed_at = self._loop.monotonic()
-        if self._watched is not None and not self._watched.seen.confirmed:
-            self._see(self._watched.seen.was_confirmed())
+        self._confirmed_at = at_s
+        watched = self._watched
+        if watched is not None and not watched.seen.confirmed and at_s > watched.seen.started_s:
+            self._see(watched.seen.was_confirmed())
 
     def _see(self, seen: Observations) -> None:
         if self._watched is not None:

@@ -161,6 +161,8 @@ class SimulatedLink:
 
     def subscribe(self, filters: Mapping[str, int]) -> bool:
         self.filters.update(filters)
+        if self.is_up and TOPICS.bundle(PRODUCT) in filters:  # it is retained
+            self.send(TOPICS.bundle(PRODUCT), encode(Bundle(product=PRODUCT, root_version=1, files={})))
         return self.is_up
 
     def unsubscribe(self, filters: Iterable[str]) -> bool:

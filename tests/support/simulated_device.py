@@ -134,6 +134,7 @@ class Device:
         end = self.world.time + for_s
         while not (until and until()):
             if self.loop.turn(wait=False):
+                self.world.time += 0.001
                 continue
             due = self.loop.next_due()
             if due is None or due > end:

@@ -223,9 +223,6 @@ class SimulatedFetching:
         target.close()
         answer(Verified() if digest == firmware.digest else Failed(Reason.DIGEST_MISMATCH, digest))
 
-    def forget(self, firmware: FirmwareRef) -> None:
-        self._chunks.forget(firmware.digest)
-
     def drop(self, firmware: FirmwareRef, slots: Slots) -> None:
         self.stop()
         self._chunks.forget(firmware.digest)
