@@ -141,7 +141,7 @@ class _Table:
     def keys(self) -> list[str]:
         return list(self._values)
 
-    def table(self, key: str, default: Mapping[str, Any] | None = None) -> _Table:
+    def table(self, key: str, default: Any = ...) -> _Table:
         return _Table(self.path, self._text, (*self.names, key), self.take(key, dict, default))
 
     def take(self, key: str, kind: type[T] | tuple[type, ...], default: Any = ...) -> Any:
