@@ -215,6 +215,8 @@ class _Table:
     def _line(self, key: str | None) -> int | None:
         """Return the line, from 1, on which the key stands, or the header of its table."""
         table, inside, header_line = ".".join(self.names), "", None
+        if not key and not table:
+            return None
         assignment = re.compile(rf"(?:^|[\s{{,.])[\"']?{re.escape(key or self.names[-1])}[\"']?\s*[=.]")
         for number, line in enumerate(self._text.splitlines(), start=1):
             if header := re.match(r"\s*\[\s*([^\[\]]+?)\s*\]", line):
