@@ -1,7 +1,7 @@
 """One component of the device: its slots and its application, moved together.
 
-What is returned is what was started, hashed from the disk at that moment: never what a record says. Every method is
-slow, and called in the agent's worker thread.
+What is returned is what was started, hashed from the disk at that moment: never (but by `recorded`) what a record says.
+Every method is slow, and called in the agent's worker thread.
 """
 
 from __future__ import annotations
@@ -28,6 +28,10 @@ class Component:
     application: Supervisor
     environment: Mapping[str, str]
     stop_timeout_s: float
+
+    def recorded(self) -> ComponentState | None:
+        """Return what the slots say is to run: their record, not yet the image that is started."""
+        return self.slots.inspect().running
 
     def adopt(self) -> ComponentState | None:
         """Return what an agent before started and still runs, if it is what is to run; what else runs is ended."""

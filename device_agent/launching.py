@@ -41,8 +41,8 @@ class Launcher:
 
         def look() -> None:
             for name in names:
-                state = self._adopted(self._components[name], stray=name != committing)
-                self._loop.post(lambda name=name, state=state: self._found(name, state))  # type: ignore[misc]
+                adopted, recorded = self._looked_at(self._components[name], stray=name != committing)
+                self._loop.post(lambda n=name, a=adopted, r=recorded: self._found(n, a, r))  # type: ignore[misc]
             self._loop.post(then)
 
         self._worker.submit(look)
@@ -58,20 +58,23 @@ class Launcher:
         return sorted(self._starting.names - self._launching)
 
     @staticmethod
-    def _adopted(component: Component, *, stray: bool) -> ComponentState | None:
+    def _looked_at(component: Component, *, stray: bool) -> tuple[ComponentState | None, ComponentState | None]:
+        """Return what runs already, and what the slots say is to run."""
         try:
             if stray:
                 component.revert_stray_trial()
-            return component.adopt()
+            return component.adopt(), component.recorded()
         except FleetliftError as error:
             _LOG.error("%s: %s", component.name, error)
-            return None
+            return None, None
 
-    def _found(self, name: str, state: ComponentState | None) -> None:
-        if state is None:
-            self._starting.names.add(name)
-        else:
-            self._runs(name, state)
+    def _found(self, name: str, adopted: ComponentState | None, recorded: ComponentState | None) -> None:
+        if adopted is not None:
+            self._runs(name, adopted)
+            return
+        self._starting.names.add(name)
+        if recorded is not None:
+            self._starting.recorded[name] = recorded
 
     def _start(self, name: str) -> None:
         state, failure = None, None

@@ -15,6 +15,7 @@ from typing import Final
 
 from device_agent.events import Snapshot
 from protocol.phases import Phase
+from protocol.values import ComponentState
 
 MANDATORY_WAIT_S: Final = 15.0
 """How long without a sign of progress a known mandatory update keeps an application from starting."""
@@ -28,6 +29,8 @@ class Starting:
     began_s: float
     news_wait_s: float
     names: set[str] = field(default_factory=set)
+    recorded: dict[str, ComponentState] = field(default_factory=dict)
+    """What the slots say of those that did not run yet since the agent's start: decisions count on it until they do."""
     decided: bool = False
     """The cloud answered, and a decision was made on it."""
     _progressed_s: float = field(default=float("-inf"), init=False)
