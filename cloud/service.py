@@ -130,13 +130,12 @@ class Service:
         seen = self._changes.revision
         if self._link.is_connected:
             items = await asyncio.to_thread(self._store.outbox.take, OUTBOX_BATCH)
-            for item in items:
-                await self._tell(item)
-            if len(items) == OUTBOX_BATCH:
+            told = [await self._tell(item) for item in items]
+            if len(items) == OUTBOX_BATCH and any(told):
                 return
         await self._changes.wait(seen, LOOK_AGAIN_S)
 
-    async def _tell(self, item: OutboxItem) -> None:
+    async def _tell(self, item: OutboxItem) -> bool:
         try:
             await self._say(item.kind, item.key)
         except LinkError:
@@ -146,8 +145,8 @@ class Service:
         except FleetliftError as error:  # to the end of the line: it must not keep the others waiting
             self.tally.refuse(item.kind.value, _code_of(error), item.key, error)
             await asyncio.to_thread(self._store.outbox.mark, item.kind, item.key)
-            return
-        await asyncio.to_thread(self._store.outbox.settle, item)
+            return False
+        return await asyncio.to_thread(self._store.outbox.settle, item)
 
     async def _say(self, kind: OutboxKind, key: str) -> None:
         """Compute a message from the truth and publish it."""
@@ -176,10 +175,14 @@ class Service:
         """After each connection, publish every retained message again."""
         await self._connected.wait()
         self._connected.clear()
-        for product in await asyncio.to_thread(self._repository.products):
-            self._asked.add((OutboxKind.BUNDLE, product))
-        for channel in await asyncio.to_thread(self._store.releases.channels):
-            self._asked.add((OutboxKind.NOTICE, str(channel)))
+        try:
+            products = await asyncio.to_thread(self._repository.products)
+            channels = await asyncio.to_thread(self._store.releases.channels)
+        except BaseException:
+            self._connected.set()  # it is still to be done
+            raise
+        self._asked |= {(OutboxKind.BUNDLE, product) for product in products}
+        self._asked |= {(OutboxKind.NOTICE, str(channel)) for channel in channels}
         self._ask_came.set()
 
     async def _tell_asked(self) -> None:
@@ -191,8 +194,11 @@ class Service:
             kind, key = self._asked.pop()
             try:
                 await self._say(kind, key)
-            except FleetliftError as error:
+            except FleetliftError as error:  # after the next connection everything is said again anyway
                 self.tally.refuse(kind.value, _code_of(error), key, error)
+            except BaseException:
+                self._repeat(kind, key)
+                raise
 
     def _repeat(self, kind: OutboxKind, key: str) -> None:
         self._asked.add((kind, key))

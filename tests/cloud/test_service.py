@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -298,6 +299,37 @@ def test_every_retained_message_is_published_again_to_a_broker_that_lost_them(
         with device_on(cloud, mosquitto) as device:
             assert device.notice().releases[0].firmware.version == "1.1.0"
             assert decode(device.hear(TOPICS.bundle(PRODUCT)), Bundle).product == PRODUCT
+
+
+def test_a_disk_that_fails_when_everything_is_told_again_only_delays_it(
+    home: OpenHome, mosquitto: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home.publish("1.1.0")
+    channels, notices = home.store.releases.channels, home.store.releases.channel_notice
+    failures = [OSError(5, "Input/output error") for _ in range(2)]
+
+    def failing(once: Any) -> Any:
+        def call(*arguments: Any) -> Any:
+            if failures:
+                raise failures.pop()
+            return once(*arguments)
+
+        return call
+
+    with Cloud(home, mosquitto.port) as cloud:
+        cloud.release("1.1.0")
+        wait_until(lambda: home.store.outbox.take() == (), what="the outbox")
+        mosquitto.kill()
+        for path in mosquitto.data_dir.glob("*.db"):
+            path.unlink()
+        wait_until(lambda: not cloud.link.is_connected, what="the loss noticed")
+        monkeypatch.setattr(home.store.releases, "channels", failing(channels))
+        monkeypatch.setattr(home.store.releases, "channel_notice", failing(notices))
+        mosquitto.start()
+        cloud.wait_for_connection()
+        with device_on(cloud, mosquitto) as device:
+            assert device.notice(timeout_s=20).releases[0].firmware.version == "1.1.0"
+    assert failures == []
 
 
 def test_a_cloud_that_starts_again_tells_what_lay_in_the_outbox(home: OpenHome, mosquitto: EmbeddedBroker) -> None:

@@ -140,8 +140,9 @@ def test_waiting_follows_devices_to_their_success_and_rollback_and_promotion_fol
     made = office.json("release", "promote", "v1", "--group", "wait", "--to", "field", "--percentage", "20", "--yes")
     assert (made["release"]["channel"]["group"], made["release"]["percentage"]) == ("field", 20)
     push(office, "4.0.1", "--group", "wait")
-    back = office.call("release", "rollback", "v1", "--group", "wait", "--yes")
+    back = office.call("release", "rollback", "v1", "--group", "wait", "--yes", "--immediate")
     assert "v3 (references v1) is Live" in back.out
+    assert office.json("release", "show", "v3", "--group", "wait")["release"]["urgency"] == "immediate"
     history = office.call("device", "history", "wait-1").out
     assert "succeeded" in history
     assert "wait v1" in history
