@@ -14,11 +14,15 @@ Publish = Callable[[Mapping[str, Any]], None]
 
 
 class Announcer:
-    """Publishes each thing once, when it changes."""
+    """Publishes each thing once, when it changes.
+
+    Whoever hears of a step asks for the status: it is published once the status knows of it (`pending` says when).
+    """
 
     def __init__(self, publish: Publish, *, enabled: bool) -> None:
         self._publish = publish
         self._enabled = enabled
+        self._steps: list[Mapping[str, Any]] = []
         self._pending: dict[str, tuple[str, bool, bool]] = {}
 
     def stepped(self, before: Snapshot, after: Snapshot) -> None:
@@ -40,7 +44,10 @@ class Announcer:
                 self._tell("update_rolled_back", end.attempt, reason=end.reason)
 
     def pending(self, waiting: Sequence[Wanted]) -> None:
-        """Hear what is newer and waits."""
+        """Hear what is newer and waits, in a status that is the newest."""
+        steps, self._steps = self._steps, []
+        for event in steps:
+            self._publish(event)
         now = {
             wanted.firmware.component: (wanted.firmware.digest, wanted.mandatory, wanted.forced) for wanted in waiting
         }
@@ -58,7 +65,7 @@ class Announcer:
 
     def _tell(self, event: str, attempt: Attempt, **more: Any) -> None:
         firmware = attempt.firmware
-        self._publish({"event": event, "component": firmware.component, "version": firmware.version, **more})
+        self._steps.append({"event": event, "component": firmware.component, "version": firmware.version, **more})
 
 
 def describe(wanted: Wanted) -> dict[str, Any]:
