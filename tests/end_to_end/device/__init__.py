@@ -1,0 +1,1 @@
+"""The rows of docs/capabilities.md that happen on the device, each through a real broker, cloud and agent."""
