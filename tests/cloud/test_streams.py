@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from cloud import publisher as publisher_module
+from cloud import streams as streams_module
 from cloud.artifacts import Artifacts
 from cloud.broker import HOST, EmbeddedBroker
 from cloud.connection import Backoff, BrokerAccess, Versions
@@ -143,24 +145,52 @@ def test_what_cannot_be_sent_is_counted_and_does_no_harm(
     assert streams.counts().refused == {Refusal.UNKNOWN_BLOB: 1, Refusal.BEYOND_BLOB: 1}
 
 
+def _vanishes(artifacts: Artifacts, lost: BlobRef) -> None:
+    artifacts.discard(lost.digest)
+
+
+def _is_cut_short(artifacts: Artifacts, lost: BlobRef) -> None:
+    os.truncate(artifacts._path(lost.digest), 1000)
+
+
 @pytest.mark.broker
-@pytest.mark.parametrize("damage", ["gone", "cut short"])
+@pytest.mark.parametrize("accident", [_vanishes, _is_cut_short])
 def test_a_blob_that_is_lost_while_it_is_wanted_holds_up_no_other(
-    mosquitto: EmbeddedBroker, artifacts: Artifacts, serve: Serve, tmp_path: Path, damage: str
+    mosquitto: EmbeddedBroker,
+    artifacts: Artifacts,
+    serve: Serve,
+    accident: Callable[[Artifacts, BlobRef], None],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     ref, _ = blob_of(artifacts, 5)
     lost, _ = blob_of(artifacts, 5, seed=1)
     mosquitto.kill()
     streams = serve(mosquitto.port, [("one", want(lost)), ("one", want(ref))])
-    if damage == "gone":
-        artifacts.discard(lost.digest)
-    else:
-        os.truncate(tmp_path / "blobs" / lost.digest, 1000)
+    accident(artifacts, lost)
     mosquitto.start()
     wait_until(lambda: streams.counts().waiting_chunks == 0)
     wait_until(lambda: streams.counts().chunks_sent == 5)
-    if damage == "gone":
+    told = [record.getMessage() for record in caplog.records if "nobody is sent it" in record.getMessage()]
+    if accident is _vanishes:
         assert streams.want("one", want(lost)) is Refusal.UNKNOWN_BLOB
+    else:
+        assert len(told) == 1
+
+
+@pytest.mark.broker
+def test_a_want_wakes_it_at_once(
+    mosquitto: EmbeddedBroker, artifacts: Artifacts, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It sleeps for a minute when nothing wakes it: ten rounds would take ten."""
+    monkeypatch.setattr(streams_module, "IDLE_S", 60)
+    monkeypatch.setattr(publisher_module, "TEND_S", 60)
+    ref, _ = blob_of(artifacts, 10)
+    streams = serve(mosquitto.port)
+    with Peer(mosquitto.port, "one") as one:
+        one.subscribe(TOPICS.chunks(ref.digest), qos=0)
+        for number in range(10):
+            streams.want("one", want(ref, number, 1))
+            assert [index for _, index, _ in collect(one, 1)] == [number]
 
 
 def rss_bytes() -> int:

@@ -2,15 +2,18 @@
 
 import os
 import shutil
-from datetime import timedelta
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]  # exported without saying so
 from tuf.api.exceptions import BadVersionNumberError
 from tuf.api.metadata import Metadata, Root, Targets  # type: ignore[attr-defined]  # exported without saying so
 
 from cloud import metadata_files
 from cloud.durable import write_durably
+from cloud.key_files import load_key
 from cloud.metadata_files import MetadataFile, MetadataFiles
 from cloud.online_key import OnlineKey
 from cloud.roles import ConflictingRoleError, TrustError
@@ -247,6 +250,73 @@ def test_roots_follow_one_another_and_clients_follow_them(house: House, judge: J
     assert judge.firmware("thermostat/app/1.0.0", house.repository.bundle("thermostat")) is not None
     assert judge.asked == ["2.root.json", "3.root.json", "4.root.json"]
     assert house.reopen().root_version == 3
+
+
+def signed_root(house: House, change: Callable[[Root], None], signers: Iterable[CryptoSigner]) -> bytes:
+    """The next root with a change, signed by whoever wants to."""
+    root: Metadata[Root] = Metadata[Root].from_bytes(house.repository.root_bytes)
+    root.signed.version += 1
+    change(root.signed)
+    root.signatures.clear()
+    for signer in signers:
+        root.sign(signer, append=True)
+    return root.to_bytes()
+
+
+def offline_keys(house: House) -> list[CryptoSigner]:
+    return [load_key(house.directory / "operator" / f"root-{number}.pem") for number in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("who", ["the old keys alone", "the new keys alone", "both"])
+def test_new_root_keys_need_the_signatures_of_the_old_and_of_the_new(house: House, judge: Judge, who: str) -> None:
+    old, new = offline_keys(house), [CryptoSigner.generate_ed25519() for _ in range(3)]
+
+    def replace(root: Root) -> None:
+        for signer in old:
+            root.revoke_key(signer.public_key.keyid, "root")
+        for signer in new:
+            root.add_key(signer.public_key, "root")
+
+    signers = {"the old keys alone": old, "the new keys alone": new, "both": [*old, *new]}[who]
+    data = signed_root(house, replace, signers)
+    if who == "both":
+        house.repository.accept_root(data)
+        assert judge.target("thermostat/app/1.0.0", house.repository.bundle("thermostat")) is None
+        assert judge.asked == ["2.root.json", "3.root.json"]
+    else:
+        with pytest.raises(TrustError, match="signed by 0/2 keys"):
+            house.repository.accept_root(data)
+        assert house.repository.root_version == 1
+
+
+def _new_targets_key(root: Root) -> None:
+    root.revoke_key(root.roles["targets"].keyids[0], "targets")
+    root.add_key(CryptoSigner.generate_ed25519().public_key, "targets")
+
+
+def _no_consistent_snapshots(root: Root) -> None:
+    root.consistent_snapshot = False
+
+
+def _expired(root: Root) -> None:
+    root.expires = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (_new_targets_key, "targets version 2 is not signed as it must be"),
+        (_no_consistent_snapshots, "without consistent snapshots"),
+        (_expired, "expired on 2020-01-01"),
+    ],
+)
+def test_a_root_under_which_devices_could_not_go_on_is_refused(
+    house: House, judge: Judge, change: Callable[[Root], None], reason: str
+) -> None:
+    with pytest.raises(TrustError, match=reason):
+        house.repository.accept_root(signed_root(house, change, offline_keys(house)))
+    assert house.reopen().root_version == 1
+    judge.target("thermostat/app/1.0.0")
 
 
 def test_a_root_that_too_few_signed_is_refused(house: House) -> None:
