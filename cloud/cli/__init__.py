@@ -92,5 +92,4 @@ def exit_code_of(error: FleetliftError) -> int:
 
 
 def _say(sentence: str) -> None:
-    text = sentence[:1].upper() + sentence[1:]
-    click.echo(f"fleetlift: {text}" + ("" if text.endswith((".", "?", "!")) else "."), file=sys.stderr)
+    click.echo(f"fleetlift: {sentence}" + ("" if sentence.endswith((".", "?", "!")) else "."), file=sys.stderr)
