@@ -22,6 +22,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 import click
 
 from device_agent.config import load
+from device_agent.contact import AGENT_VERSION
 from device_agent.sdk import Updates, UpdatesError, UpdatesUnavailableError
 from device_agent.wiring import wire
 from protocol.errors import FleetliftError, UserError
@@ -64,6 +65,7 @@ _CONFIG = click.option(
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(AGENT_VERSION, prog_name="fleetlift-agent")
 def main() -> None:
     """Run the agent of this device, or talk to the one that runs."""
 

@@ -146,8 +146,8 @@ class Contact:
 
     @property
     def awaits_decision(self) -> bool:
-        """Whether a decision will follow anyway, when the cloud has answered."""
-        return self._session.trigger is not None
+        """Whether a decision follows soon anyway."""
+        return self._session.awaits_decision
 
     def start(self) -> None:
         """Subscribe and connect."""
@@ -205,7 +205,7 @@ class Contact:
 
     def take_trigger(self) -> Trigger | None:
         """Return, once, what a decision is to be made for now."""
-        return self._session.take_trigger(self.told.missing())
+        return self._session.take_trigger(self.told.missing(), self._loop.monotonic())
 
     def send_due(self, standing: Standing) -> None:
         """Send what is due now."""

@@ -11,7 +11,7 @@ from device_agent.reports import Reports
 from device_agent.session import Session
 from device_agent.told import Told, Verify
 from protocol.codec import decode
-from protocol.down import Ack, Bundle, Desired, Metadata
+from protocol.down import Ack, Bundle, Metadata
 from protocol.errors import FleetliftError
 from protocol.topics import BundleTopic, DownTopic, NoticeTopic, Topics
 
@@ -22,7 +22,7 @@ _LOG = logging.getLogger(__name__)
 class Hears(Protocol):
     """Who does something about it."""
 
-    def told_desired(self, desired: Desired) -> None:
+    def told_desired(self) -> None:
         """Hear of a Desired that was accepted."""
 
     def told_notice(self) -> None:
@@ -94,7 +94,7 @@ class Hearing:
             case "desired":
                 desired = self._told.accept_desired(payload, self._verify)
                 self._session.desired_arrived(desired.session, self._told.missing(), now)
-                self._hears.told_desired(desired)
+                self._hears.told_desired()
             case "ack":
                 ack = decode(payload, Ack)
                 self._reports.acknowledged(ack.journal_id, ack.through, now)

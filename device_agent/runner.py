@@ -34,7 +34,7 @@ from device_agent.standing import Standing
 from device_agent.starting import Starting
 from device_agent.supervision import Exit
 from device_agent.trial import Trial
-from protocol.down import Bundle, Desired
+from protocol.down import Bundle
 from protocol.errors import FleetliftError, UserError
 from protocol.phases import Phase, Wait
 from protocol.selection import DeviceFacts
@@ -223,10 +223,10 @@ class Runner:
         """Note that the broker is reached."""
         self._trial.broker_answered(at_s)
 
-    def told_desired(self, desired: Desired) -> None:
-        """Follow a Desired: at once, if it came unasked."""
+    def told_desired(self) -> None:
+        """Follow a Desired, unless a decision follows anyway."""
         self.contact.follow_groups()
-        if desired.session != self.contact.session:
+        if not self.contact.awaits_decision:
             self._decider.decide(Trigger.NOTICE)
 
     def told_notice(self) -> None:

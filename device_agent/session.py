@@ -6,6 +6,8 @@ Pure: time is an argument (seconds of a clock that only goes forward), and nothi
 2. A check is another hello in the same session.
 3. Once Desired is there, and every notice that it names, the device decides, with what made it ask as its trigger.
    A notice that is missing for a while is asked for, with back-off.
+4. A cloud that does not answer for PATIENCE_S does not keep the device from deciding on what it knows. It decides again
+   when the answer comes.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ FIRST_HELLO_S: Final = 5.0
 LONGEST_HELLO_S: Final = 300.0
 FIRST_ASK_S: Final = 3.0
 LONGEST_ASK_S: Final = 120.0
+PATIENCE_S: Final = 10.0
 _RANK: Final = (Trigger.NOTICE, Trigger.TIMER, Trigger.SESSION_START, Trigger.CHECK)
 
 
@@ -55,6 +58,8 @@ class Session:
     trigger: Trigger | None = None
     """What the next decision is made for; None: nothing was asked."""
     answered: bool = False
+    _patient_until: float | None = None
+    """Until when the answer is waited for; None: it was waited for long enough, or nothing was asked."""
     _hello: _BackOff = field(default_factory=lambda: _BackOff(FIRST_HELLO_S, LONGEST_HELLO_S))
     _ask: _BackOff = field(default_factory=lambda: _BackOff(FIRST_ASK_S, LONGEST_ASK_S))
 
@@ -66,6 +71,7 @@ class Session:
     def end(self) -> None:
         """End it: the broker is gone. What was asked is asked in the next one."""
         self.number = 0
+        self._patient_until = None
         self._hello.stop()
         self._ask.stop()
 
@@ -78,6 +84,7 @@ class Session:
         if self.trigger is None or _RANK.index(trigger) > _RANK.index(self.trigger):
             self.trigger = trigger
         self.answered = False
+        self._patient_until = now + PATIENCE_S
         self._hello.start(now, at_once=True)
 
     def desired_arrived(self, session: int, missing: Sequence[str], now: float) -> None:
@@ -102,14 +109,25 @@ class Session:
         """Tell, once, that missing notices are to be asked for now."""
         return self._ask.pop(now)
 
-    def take_trigger(self, missing: Sequence[str]) -> Trigger | None:
-        """Return, once, what the device is to decide for, if the cloud answered and nothing is missing."""
-        if not self.answered or missing or self.trigger is None:
+    @property
+    def awaits_decision(self) -> bool:
+        """Whether a decision follows soon anyway."""
+        return self.trigger is not None and self._patient_until is not None
+
+    def take_trigger(self, missing: Sequence[str], now: float) -> Trigger | None:
+        """Return what the device is to decide for: once when the cloud answered and nothing is missing (or before)."""
+        trigger = self.trigger
+        if trigger is None:
             return None
-        trigger, self.trigger = self.trigger, None
+        if self.answered and not missing:
+            self.trigger = self._patient_until = None
+            return trigger
+        if self._patient_until is None or now < self._patient_until:
+            return None
+        self._patient_until = None
         return trigger
 
     def next_due(self) -> float | None:
         """Return when something is due next."""
-        times = [due for due in (self._hello.due, self._ask.due) if due is not None]
+        times = [due for due in (self._hello.due, self._ask.due, self._patient_until) if due is not None]
         return min(times, default=None)

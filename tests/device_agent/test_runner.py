@@ -644,6 +644,30 @@ def test_hello_is_said_again_until_it_is_answered(world: World, cloud: Cloud, st
     assert said == pytest.approx([0, 5, 15, 35, 75, 155, 315, 615, 915], abs=0.2)
 
 
+def test_a_cloud_that_is_away_keeps_nobody_from_deciding(
+    world: World, cloud: Cloud, old: FirmwareRef, start: Start
+) -> None:
+    gradual = world.image("1.1.0")
+    cloud.release(gradual, urgency=Urgency.GRADUAL)
+    cloud.answers = False
+    device = start()
+    device.link.notify()  # the broker has it
+    began = world.time
+    device.run(60.0, until=lambda: world.running == gradual.digest)
+    assert world.running == gradual.digest
+    assert world.time - began < 15
+    immediate = world.image("1.2.0")
+    cloud.release(immediate)
+    device.link.notify()
+    device.run(60.0)
+    assert world.running == immediate.digest
+    newest = world.image("1.3.0")
+    cloud.release(newest, urgency=Urgency.GRADUAL)
+    cloud.answers = True  # and answers the next hello
+    device.run(300.0)
+    assert world.running == newest.digest
+
+
 def test_a_notice_that_is_missing_is_asked_for(world: World, cloud: Cloud, old: FirmwareRef, start: Start) -> None:
     device = start()
     device.run()
