@@ -63,4 +63,6 @@ def _page(server: Backend, ota: OtaView) -> OtaPage:
     device = found or DeviceProgress(
         device_id=ota.device_id, online=situation.online, stage=Stage.CANCELLED, detail="another decision came after it"
     )
-    return OtaPage(revision=revision, ota=ota, device=device, link=server.link("otas", ota.ota_id))
+    # Read last: an OTA whose device is seen to have settled is seen to be closed.
+    latest = server.store.devices.ota(ota.ota_id)
+    return OtaPage(revision=revision, ota=latest, device=device, link=server.link("otas", ota.ota_id))
