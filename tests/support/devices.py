@@ -80,6 +80,11 @@ class Device:
         """Have the agent ask the cloud now."""
         self.control("check")
 
+    def pending(self) -> dict[str, Any]:
+        """What waits, as the application is told; empty if nothing does."""
+        found: dict[str, Any] | None = self.control("status")["status"]["pending"]
+        return found or {}
+
     def runs(self, image: Image) -> bool:
         """Tell whether the living application is of this version, and the current slot holds this very image."""
         return self.seen.runs(image.version, image.digest)

@@ -71,34 +71,53 @@ class Fleet:
         """Release an image; return the release's page."""
         return self.json("release", "push", image.path, *words, "--yes", expect=expect)
 
-    def group(self, name: str, *devices: Device, rank: int | None = None) -> str:
+    def product(self, name: str, *hardware: str) -> str:
+        """Make a product; return its name."""
+        self.call(
+            "product", "create", name, *(word for model in hardware or (MODEL,) for word in ("--hardware", model))
+        )
+        return name
+
+    def group(self, name: str, *devices: Device, rank: int | None = None, product: str = PRODUCT) -> str:
         """Make a group of devices; return its name."""
         ranked = () if rank is None else ("--rank", rank)
         members = (word for device in devices for word in ("--device", device.device_id))
-        self.call("group", "create", name, *ranked, *members)
+        self.call("group", "create", name, "--product", product, *ranked, *members)
         return name
 
-    def enrol(self, device_id: str, *words: object, image: Image | None = None, product: str = PRODUCT) -> Device:
-        """Enrol a device, with `image` in it from the factory; its agent does not run yet."""
+    def enrol(
+        self,
+        device_id: str,
+        *words: object,
+        image: Image | None = None,
+        product: str = PRODUCT,
+        healthy: Sequence[object] = (),
+    ) -> Device:
+        """Enrol a device, with `image` in it from the factory; its agent does not run yet.
+
+        `healthy` is a command that says by 0 that its application is well, in place of the application's own word.
+        """
         port, directory = free_port(), self.directory / "devices" / device_id
         directory.parent.mkdir(exist_ok=True)
+        health = [part for word in healthy for part in ("--health-command", word)]
         self.call(
             *("device", "enrol", device_id, "--product", product, "--directory", directory),
-            *("--app-env", f"FLEETLIFT_HEALTH_PORT={port}", "--health-url", f"http://127.0.0.1:{port}/health"),
+            *("--app-env", f"FLEETLIFT_HEALTH_PORT={port}"),
+            *(health or ("--health-url", f"http://127.0.0.1:{port}/health")),
             *("--soak", SOAK_S, "--prove-timeout", PROVE_TIMEOUT_S, *words),
         )
         settings = directory / "agent.toml"
         text = settings.read_text()
-        settings.write_text(text.replace('"kind" = "http"', f'"kind" = "http", "interval_s" = {PROBE_S}'))
+        settings.write_text(text.replace("health = {", f'health = {{ "interval_s" = {PROBE_S},'))
         device = Device(device_id, directory, port, self.office.processes)
         if image is not None:
             device.preinstall(image)
         self.devices.append(device)
         return device
 
-    def join(self, device_id: str, *words: object, image: Image | None = None, product: str = PRODUCT) -> Device:
+    def join(self, device_id: str, *words: object, image: Image | None = None, **more: Any) -> Device:
         """Enrol a device and start its agent; returns when the cloud has answered it."""
-        device = self.enrol(device_id, *words, image=image, product=product)
+        device = self.enrol(device_id, *words, image=image, **more)
         device.start()
         self.expect_online(device)
         if image is not None:
@@ -145,6 +164,11 @@ class Fleet:
         """Wait until a device says that something waits, and why."""
         wait_until(lambda: why in self.waits(device), TAKE_TIMEOUT_S, f"{device.device_id} waiting: {why}")
 
+    @staticmethod
+    def until(predicate: Callable[[], object], what: str) -> None:
+        """Wait for what is seen from outside."""
+        wait_until(predicate, TAKE_TIMEOUT_S, what)
+
     def settle(self, *devices: Device) -> None:
         """Have devices ask the cloud, and return when each has decided on the answer: what it takes is in its journal.
 
@@ -174,11 +198,11 @@ class Fleet:
         found: dict[str, Any] = self.api("GET", f"/releases/{page['release']['release_id']}")["metrics"]
         return found
 
-    def forecast_for(self, request: dict[str, Any], suits: Callable[[Sequence[str]], bool]) -> dict[str, Any]:
-        """Ask for forecasts of a release until chance gives it an id whose devices suit; nothing is changed."""
-        for _ in range(200):
+    def forecast_for(self, request: dict[str, Any], suits: Callable[[str], bool]) -> dict[str, Any]:
+        """Ask for forecasts of a release, which change nothing, until chance gives it an id that suits."""
+        for _ in range(500):
             forecast: dict[str, Any] = self.api("POST", "/releases/forecast", request)
-            if suits(forecast["takes"]):
+            if suits(forecast["release_id"]):
                 return forecast
         raise AssertionError(f"no forecast of {request} suited")
 
