@@ -17,9 +17,9 @@ from cloud.api.backend import Backend
 from cloud.artifacts import Artifacts
 from cloud.cli.initialise import Plan, database_url, make_home, online_key_path
 from cloud.config import Home, Settings, load_settings
+from cloud.intake import Intake
 from cloud.keyring import Keyring, next_seq
 from cloud.online_key import OnlineKey
-from cloud.intake import Intake
 from cloud.store.store import Store
 from cloud.trust import MetadataRepository
 from protocol.chunks import describe
