@@ -22,7 +22,7 @@ from protocol.errors import UserError
 
 OutputFormat = Literal["table", "json"]
 PLAIN_WIDTH: Final = 4000
-"""Where nobody reads on a terminal nothing is cut to its width."""
+"""Lists are never cut: a terminal that is too narrow wraps their lines, and a file takes them as they are."""
 PLAIN_STEPS: Final = 4
 
 Row = Mapping[str, Any]
@@ -115,10 +115,10 @@ class Output:
             self.say(nothing)
             return
         columns = tuple(columns)
-        console = self._console(self.stdout)
+        console = self._console(self.stdout, wide=True)
         table = Table(box=None, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 2, 0, 0))
         for column in columns:
-            table.add_column(column.heading.upper(), justify=column.justify, no_wrap=not console.is_terminal)
+            table.add_column(column.heading.upper(), justify=column.justify, no_wrap=True)
         for row in rows:
             table.add_row(*(column.text(row) for column in columns))
         console.print(table)
@@ -156,8 +156,8 @@ class Output:
             task = progress.add_task(shown(label), total=total_bytes)
             yield lambda done_bytes: progress.update(task, advance=done_bytes)
 
-    def _console(self, stream: TextIO) -> Console:
-        width = None if stream.isatty() else PLAIN_WIDTH
+    def _console(self, stream: TextIO, *, wide: bool = False) -> Console:
+        width = PLAIN_WIDTH if wide or not stream.isatty() else None
         return Console(file=stream, width=width, highlight=False, emoji=False, markup=False)
 
 
