@@ -149,12 +149,13 @@ def _vanishes(artifacts: Artifacts, lost: BlobRef) -> None:
     artifacts.discard(lost.digest)
 
 
-def _is_cut_short(artifacts: Artifacts, lost: BlobRef) -> None:
-    os.truncate(artifacts._path(lost.digest), 1000)
+def _cannot_be_read(artifacts: Artifacts, lost: BlobRef) -> None:
+    artifacts.discard(lost.digest)
+    artifacts._path(lost.digest).mkdir()
 
 
 @pytest.mark.broker
-@pytest.mark.parametrize("accident", [_vanishes, _is_cut_short])
+@pytest.mark.parametrize("accident", [_vanishes, _cannot_be_read])
 def test_a_blob_that_is_lost_while_it_is_wanted_holds_up_no_other(
     mosquitto: EmbeddedBroker,
     artifacts: Artifacts,
