@@ -1,9 +1,6 @@
 """The machine, pure: every pair of state and event, every rule of its head, whole stories, and any order of events."""
 
-import ast
-import itertools
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -404,16 +401,3 @@ def test_any_order_of_events(events: list[Event]) -> None:
         assert after.trials <= MAX_TRIALS
         assert (after.attempt is None) is (after.phase is Phase.IDLE)
         snapshot = after
-
-
-def test_the_heart_is_pure() -> None:
-    forbidden = {"asyncio", "threading", "pathlib", "logging", "time", "datetime", "sqlite3", "os", "random"}
-    for module in (device_agent.machine, device_agent.events):
-        assert module.__file__ is not None
-        tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
-        imported = itertools.chain.from_iterable(
-            [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Import | ast.ImportFrom)
-        )
-        assert not forbidden & {name.split(".")[0] for name in imported}
