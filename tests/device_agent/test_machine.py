@@ -127,8 +127,9 @@ def told(snapshot: Snapshot, *events: Event) -> list[AttemptEntry]:
     return entries
 
 
-def test_every_event_has_a_sample() -> None:
+def test_the_tables_and_these_samples_are_total() -> None:
     assert set(SAMPLES) == set(EVENTS)
+    assert set(RESUME) == set(Phase)
 
 
 STANDS = [(phase, gate) for phase in Phase for gate in GATES_OF.get(phase, (None,))]
@@ -163,10 +164,6 @@ def gate_admits(gate: Scope | None, kind: type[Event]) -> bool:
         Paused: {None},
     }
     return kind not in needs or gate in needs[kind]
-
-
-def test_resume_is_total() -> None:
-    assert set(RESUME) == set(Phase)
 
 
 def test_the_whole_table_is_reachable() -> None:

@@ -18,8 +18,8 @@ def state_diagram() -> str:
         if state is not target:
             arrows.setdefault((state.name, target.name), []).append(event.__name__)
     lines = ["```mermaid", "flowchart TD"]
-    for (state, target), events in arrows.items():
-        lines.append(f"    {state} -->|{'<br>'.join(events)}| {target}")
+    for (begin, end), events in arrows.items():
+        lines.append(f"    {begin} -->|{'<br>'.join(events)}| {end}")
     lines += ["```", "", "After a power cut:", "", "| it was | it is | and first |", "|---|---|---|"]
     for state, (target, effects) in RESUME.items():
         doing = ", ".join(effect.value.replace("_", " ") for effect in effects) or "rests"
