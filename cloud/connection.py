@@ -33,7 +33,7 @@ class BrokerAccess:
     """What to try first: `MQTTv311` saves an attempt with a broker that is known to speak nothing newer."""
 
     def __str__(self) -> str:
-        return f"mqtt://{self.host}:{self.port}"
+        return f"mqtt://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
 
 @dataclass(slots=True)

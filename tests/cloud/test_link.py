@@ -373,6 +373,10 @@ def test_the_socket_has_no_delay(broker: EmbeddedBroker) -> None:
     asyncio.run(story())
 
 
+def test_a_broker_is_called_by_its_url() -> None:
+    assert [str(BrokerAccess(host=host)) for host in ("broker", "::1")] == ["mqtt://broker:1883", "mqtt://[::1]:1883"]
+
+
 def test_the_password_is_in_no_text() -> None:
     access = BrokerAccess(host="broker", username="cloud", password="hunter2")
     assert "hunter2" not in f"{access} {access!r}"
