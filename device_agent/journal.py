@@ -141,8 +141,8 @@ class Journal:
     def acknowledge(self, through: int) -> None:
         """Note what the cloud says that it has: it may be less than it said before, and then is sent again.
 
-        If it has more than was ever written here, this journal was set back (restored from a copy): what it does not
-        have is told in a new journal.
+        If it has more than was ever written here, this journal was set back (restored from a copy); if it lacks what was
+        dropped here long ago, it was set back itself. Either way what it does not have is told in a new journal.
         """
         with self.transaction():
             if through > self._last_seq():
@@ -156,6 +156,9 @@ class Journal:
                 )
                 self._database.write(f"DELETE FROM {source} WHERE seq {which} ?", through)  # noqa: S608
             self._database.write("DELETE FROM told WHERE seq <= ?", through - KEPT_ENTRIES)
+            ((first,),) = self._database.rows("SELECT min(seq) FROM entries")
+            if first is not None and first > through + 1:
+                self._begin_anew()
 
     def _begin_anew(self) -> None:
         untold = self.unacknowledged(-1)

@@ -189,9 +189,20 @@ def test_old_acknowledged_entries_are_dropped(journal: Journal) -> None:
         for number in range(KEPT_ENTRIES + 20):
             journal.append(attempt=told(str(number)))
     journal.acknowledge(KEPT_ENTRIES + 20)
-    journal.acknowledge(0)
+    journal.acknowledge(20)
     assert len(numbers(journal)) == KEPT_ENTRIES
     assert numbers(journal)[-1] == KEPT_ENTRIES + 20
+
+
+def test_a_cloud_that_lacks_what_was_dropped_is_told_the_rest_in_a_new_journal(journal: Journal) -> None:
+    before = journal.journal_id
+    with journal.transaction():
+        for number in range(KEPT_ENTRIES + 20):
+            journal.append(attempt=told(str(number)))
+    journal.acknowledge(KEPT_ENTRIES + 20)
+    journal.acknowledge(7)  # it was restored from an old copy
+    assert journal.journal_id != before
+    assert numbers(journal) == list(range(1, KEPT_ENTRIES + 1))
 
 
 def test_a_journal_that_was_set_back_begins_anew(journal: Journal) -> None:
