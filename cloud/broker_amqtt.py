@@ -1,10 +1,11 @@
 """The embedded amqtt broker's own process: `python -m cloud.broker_amqtt PORT`, on loopback, until SIGTERM.
 
-amqtt 0.12 needs three things to carry Fleetlift's traffic:
+amqtt 0.12 needs four things to carry Fleetlift's traffic:
 - it keeps QoS 1 messages for absent *named* clients only, so each client is named by its client id;
 - it sends a connecting client the retained messages of everybody's subscriptions, and drops the connection when
   somebody subscribes meanwhile, so the broker here keeps to the client's own subscriptions, over a copy;
-- it reads packets of any size, so readers here refuse what Mosquitto's `max_packet_size` refuses.
+- it reads packets of any size, so readers here refuse what Mosquitto's `max_packet_size` refuses;
+- it neither speaks MQTT 5 nor refuses it, so it is refused here, and the client tries 3.1.1.
 It gives no access control: anybody on this machine may publish. What devices install is signed all the same.
 """
 
@@ -23,6 +24,11 @@ from amqtt.session import Session
 
 MAX_PACKET_BYTES = 135_168
 MAX_CONNECTIONS = 1000
+HEAD_BYTES = 12
+"""A CONNECT packet's type (1 byte), length (1 to 4), protocol name (6) and protocol level (1)."""
+MQTT_5 = b"\x00\x04MQTT\x05"
+UNSUPPORTED_VERSION = b"\x20\x03\x00\x84\x00"
+"""CONNACK of MQTT 5, reason code 0x84 (MQTT 5.0, section 3.2.2.2)."""
 SESSION_EXPIRY_S = 30 * 24 * 3600
 
 
@@ -36,13 +42,27 @@ class NamedClients(BaseAuthPlugin):
 
 
 class CappedReader(StreamReaderAdapter):
-    """Refuses to read a packet larger than `MAX_PACKET_BYTES`; the broker then closes that connection."""
+    """Refuses packets larger than `MAX_PACKET_BYTES`, and MQTT 5; the broker then closes that connection.
+
+    amqtt reads the CONNECT of an MQTT 5 client as if it were one of MQTT 3.1.1, and waits for more of it for ever.
+    """
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        super().__init__(reader)
+        self._head = b""
+        self._peer = writer
 
     async def read(self, n: int = -1) -> bytes:
         """Read exactly `n` bytes, or refuse."""
         if n > MAX_PACKET_BYTES:
             raise ConnectionAbortedError(f"a packet of {n} bytes is over the limit of {MAX_PACKET_BYTES}")
-        return await super().read(n)
+        data = await super().read(n)
+        if len(self._head) < HEAD_BYTES:
+            self._head += data[:HEAD_BYTES]
+            if MQTT_5 in self._head:
+                self._peer.write(UNSUPPORTED_VERSION)
+                raise ConnectionAbortedError("a client of MQTT 5; it may try again with 3.1.1")
+        return data
 
 
 class Subscriptions(dict[str, list[tuple[Session, int]]]):
@@ -76,7 +96,7 @@ class LoopbackBroker(Broker):
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, listener_name: str
     ) -> None:
         """Serve one connection, with packets capped."""
-        await self._client_connected(listener_name, CappedReader(reader), StreamWriterAdapter(writer))
+        await self._client_connected(listener_name, CappedReader(reader, writer), StreamWriterAdapter(writer))
 
     async def _publish_retained_messages_for_subscription(
         self, subscription: tuple[str, int], session: Session

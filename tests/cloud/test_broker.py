@@ -3,6 +3,7 @@
 import importlib.resources
 import importlib.util
 import signal
+import socket
 import stat
 import sys
 from pathlib import Path
@@ -231,3 +232,12 @@ def test_amqtt_keeps_a_returning_client_while_others_subscribe(amqtt_broker: Emb
         while received != ("release/last", b"live"):
             received = returning.receive()
         returning.close()
+
+
+def test_amqtt_refuses_mqtt_5_at_once(amqtt_broker: EmbeddedBroker) -> None:
+    will = b"\x00" + b"\x00\x01t" + b"\x00\x01x"
+    connect = b"\x00\x04MQTT\x05\x06\x00\x1e" + b"\x05\x11\x00\x00\x0e\x10" + b"\x00\x04pi-1" + will
+    with socket.create_connection(("127.0.0.1", amqtt_broker.port), timeout=5) as client:
+        client.sendall(bytes([0x10, len(connect)]) + connect)
+        assert client.recv(16) == b"\x20\x03\x00\x84\x00"
+        assert client.recv(16) == b""
