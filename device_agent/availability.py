@@ -130,10 +130,13 @@ class Gatekeeper:
     def report(self) -> Availability:
         """Return what the cloud is told of it."""
         disabling = None if self.enabled else self._disabling
+        holds = [_info(hold) for hold in self._holds]
+        if self.lock_held():
+            holds.insert(0, HoldInfo(owner="a shell", why=self._lock_path.name, scopes=tuple(sorted(HELD_BY_LOCK))))
         return Availability(
             enabled=disabling is None,
             disabled_until_ms=disabling.until_ms if disabling else None,
-            holds=tuple(_info(hold) for hold in self._holds[:MAX_HOLDS]),
+            holds=tuple(holds[:MAX_HOLDS]),
         )
 
     def next_change(self) -> float | None:

@@ -175,13 +175,7 @@ class Fetching:
     def verify(self, firmware: FirmwareRef, slots: Slots, answer: Answer) -> None:
         """Hash what is on the disk: Verified or Failed."""
         job, self._job, self.progress = self._job, None, None
-
-        def check() -> None:
-            if job is not None:
-                self._close(job, keep_target=True)
-            answer(self._verified(firmware, slots, job.target if job else None))
-
-        self._worker.submit(check)
+        self._worker.submit(lambda: answer(self._verified(firmware, slots, job)))
 
     def drop(self, firmware: FirmwareRef, slots: Slots) -> None:
         """Forget what was downloaded of an image, and free its space."""
@@ -289,16 +283,17 @@ class Fetching:
         if job.target is not None and not keep_target:
             job.target.close()
 
-    def _verified(self, firmware: FirmwareRef, slots: Slots, kept: Target | None) -> Event:
+    def _verified(self, firmware: FirmwareRef, slots: Slots, job: _Job | None) -> Event:
         try:
-            target = kept
+            if job is not None:
+                self._close(job, keep_target=True)
+            target = job.target if job is not None else None
             if target is None:
-                opened = slots.open_target(firmware)
-                if not opened.kept:
-                    opened.close()
+                target = slots.open_target(firmware)
+                if not target.kept:
+                    target.close()
                     self._chunks.forget(firmware.digest)
                     return Failed(Reason.STORAGE_FAILED, "what was downloaded is not on the disk any more")
-                target = opened
             try:
                 digest = target.digest()
             finally:

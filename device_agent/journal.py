@@ -141,8 +141,8 @@ class Journal:
     def acknowledge(self, through: int) -> None:
         """Note what the cloud says that it has: it may be less than it said before, and then is sent again.
 
-        If it has more than was ever written here, this journal was set back (restored from a copy); if it lacks what was
-        dropped here long ago, it was set back itself. Either way what it does not have is told in a new journal.
+        If it has more than was ever written here, this journal was set back (restored from a copy); if it lacks what
+        was dropped here long ago, it was set back itself. Either way what it does not have is told in a new journal.
         """
         with self.transaction():
             if through > self._last_seq():
@@ -289,7 +289,7 @@ class Journal:
     def refuse(self, code: str) -> None:
         """Count a message refused; stored with what is stored next."""
         with self._database.guard:
-            if code not in self._refused and len(self._refused) >= MAX_ATTRIBUTES:
+            if code not in self._refused and len(self._refused) >= MAX_ATTRIBUTES - 1:
                 code = "other"
             self._refused[code] = self._refused.get(code, 0) + 1
             self._uncounted.add(code)

@@ -9,7 +9,6 @@ from typing import Final
 from device_agent.components import Component
 from device_agent.loop import Loop, Worker
 from device_agent.starting import Starting
-from protocol.errors import FleetliftError
 from protocol.values import ComponentState
 
 FIRST_AGAIN_S: Final = 5.0
@@ -64,8 +63,8 @@ class Launcher:
             if stray:
                 component.revert_stray_trial()
             return component.adopt(), component.recorded()
-        except FleetliftError as error:
-            _LOG.error("%s: %s", component.name, error)
+        except Exception as error:  # noqa: BLE001 - whatever was found, the application is to be started
+            _LOG.error("%s: what runs could not be adopted: %s", component.name, error)
             return None, None
 
     def _found(self, name: str, adopted: ComponentState | None, recorded: ComponentState | None) -> None:

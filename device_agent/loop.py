@@ -99,7 +99,7 @@ class Worker(Protocol):
     """Does one slow thing after the other."""
 
     def submit(self, call: Call) -> None:
-        """Have `call` called after what was submitted before; it must not raise."""
+        """Have `call` called after what was submitted before; what it raises is logged."""
 
     def stop(self, timeout_s: float) -> None:
         """Let it end what was submitted, for at most so long."""
@@ -114,7 +114,7 @@ class WorkerThread:
         self._thread.start()
 
     def submit(self, call: Call) -> None:
-        """Have `call` called after what was submitted before; it must not raise."""
+        """Have `call` called after what was submitted before; what it raises is logged."""
         self._posted.put(call)
 
     def stop(self, timeout_s: float) -> None:
@@ -124,4 +124,7 @@ class WorkerThread:
 
     def _run(self) -> None:
         while (call := self._posted.get()) is not None:
-            call()
+            try:
+                call()
+            except Exception as error:  # noqa: BLE001 - as in the loop: the next one is done
+                _log(error)

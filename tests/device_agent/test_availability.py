@@ -168,6 +168,7 @@ def test_a_shell_s_lock_holds_and_its_end_is_heard(memory: Memory, clocks: Clock
     fcntl.flock(descriptor, fcntl.LOCK_SH)
     for _ in range(3):
         assert [held.scopes for held in keeper.willingness().holds] == [{Scope.INSTALL, Scope.RESTART}]
+    assert [(info.owner, info.why) for info in keeper.report().holds] == [("a shell", "hold.lock")]
     assert not ended.is_set()
     os.close(descriptor)
     assert ended.wait(10)

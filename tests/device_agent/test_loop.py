@@ -107,6 +107,7 @@ def test_it_sleeps_until_something_is_posted_and_ends_when_told() -> None:
 
 def test_a_worker_does_one_thing_after_the_other() -> None:
     worker, done = WorkerThread("worker"), list[int]()
+    worker.submit([].pop)
     for number in range(100):
         worker.submit(lambda number=number: done.append(number))  # type: ignore[misc]
     worker.stop(10.0)
