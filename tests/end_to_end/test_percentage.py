@@ -9,9 +9,7 @@ from tests.support.images import Image
 
 
 def covered_first(fleet: Fleet, image: Image, group: str, devices: list[Device]) -> dict[str, int]:
-    """Release an image to 40 % of a group, so that two of four devices are covered, and the others are not up to 70 %
-    and 100 %; return each one's place.
-    """
+    """Release an image to 40 %, which covers two of four devices, as 70 % would cover three; return their places."""
     fleet.call("firmware", "upload", image.path)
     request = {"product": PRODUCT, "group": group, "component": "app", "version": image.version, "percentage": 40}
     ids = [device.device_id for device in devices]

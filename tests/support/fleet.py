@@ -4,6 +4,7 @@ What tests assert they see from outside: images in slots hashed here, status fil
 the two databases opened read-only.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -187,8 +188,7 @@ class Fleet:
 
     def expect_moves(self, device: Device, *images: Image) -> None:
         """Fail unless a device that has settled took exactly these images so far, in one attempt each."""
-        told = f"{device.device_id}'s journal told"
-        wait_until(lambda: self.row(device)["ack_through"] == device.last_entry(), TAKE_TIMEOUT_S, told)
+        self.expect_told(device)
         assert [row["digest"] for row in self.attempts(device)] == [image.digest for image in images]
         if images:
             device.expect(images[-1])
@@ -197,6 +197,23 @@ class Fleet:
         """A release's metrics now."""
         found: dict[str, Any] = self.api("GET", f"/releases/{page['release']['release_id']}")["metrics"]
         return found
+
+    def expect_metrics(self, page: dict[str, Any], **expected: object) -> None:
+        """Wait until a release's metrics are these: state and journal of a device come as messages of their own."""
+
+        def found() -> dict[str, object]:
+            metrics = self.metrics(page)
+            return {name: metrics[name] for name in expected}
+
+        with contextlib.suppress(AssertionError):
+            self.until(lambda: found() == expected, "the metrics")
+        assert found() == expected
+
+    def expect_told(self, *devices: Device) -> None:
+        """Wait until the cloud has stored every entry that devices have written to their journals."""
+        for device in devices:
+            told = f"{device.device_id}'s journal told"
+            self.until(lambda: self.row(device)["ack_through"] == device.last_entry(), told)  # noqa: B023
 
     def forecast_for(self, request: dict[str, Any], suits: Callable[[str], bool]) -> dict[str, Any]:
         """Ask for forecasts of a release, which change nothing, until chance gives it an id that suits."""
