@@ -111,7 +111,8 @@ def _compare(op: str, left: int, right: int) -> bool:
 class VersionRange:
     """The versions or builds that a release applies on: a parsed target range.
 
-    Alternatives are separated by `||`, the comparisons of one alternative by spaces; all of them must hold.
+    Alternatives are separated by `||`, the comparisons of one alternative by spaces (no other white space); all of
+    them must hold.
     A comparison is `[component:]operator version`, `[component:]build operator number`, a wildcard (`1.x`,
     `1.2.x`) or `*`; the operators are `=` (may be left out), `!=`, `>=`, `<=`, `>` and `<`. Versions compare by
     SemVer precedence. A comparison on a component that the device does not have fails, but for `*`.
@@ -126,7 +127,8 @@ class VersionRange:
         if len(text) > MAX_RANGE_LENGTH:
             raise IdentityError(f"a target range has at most {MAX_RANGE_LENGTH} characters")
         alternatives = tuple(
-            tuple(_parse_comparator(part) for part in alternative.split()) for alternative in text.split("||")
+            tuple(_parse_comparator(part) for part in alternative.split(" ") if part)
+            for alternative in text.split("||")
         )
         if not all(alternatives):
             raise IdentityError(f"target range {text!r} has an empty alternative; '*' matches every version")

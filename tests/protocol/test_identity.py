@@ -79,6 +79,21 @@ def test_what_is_no_range(text: str) -> None:
         VersionRange.parse(text)
 
 
+@pytest.mark.parametrize("white", ["\t", "\n", "\r", "\v", "\f", "\x1c", "\x85", "\u00a0", "\u2003", "\u3000"])
+@pytest.mark.parametrize(
+    "text", [">=1.0.0{}<2.0.0", "{}1.0.0", "1.0.0{}", "1.0.0 ||{}2.0.0", "{}", ">=1.0.0 {} <2.0.0"]
+)
+def test_nothing_but_spaces_separates_comparisons(text: str, white: str) -> None:
+    with pytest.raises(IdentityError):
+        VersionRange.parse(text.format(white))
+
+
+def test_spaces_may_be_many() -> None:
+    assert VersionRange.parse("  >=1.0.0   <2.0.0  ||  3.x ").matches(
+        "app", {"app": Installed(version="3.1.0", build=1)}
+    )
+
+
 def test_a_device_without_the_component_is_in_the_widest_range_alone() -> None:
     assert VersionRange.parse("*").matches("app", {})
     assert not VersionRange.parse(">=0.0.0").matches("app", {})
