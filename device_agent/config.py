@@ -6,10 +6,11 @@ model, state directory and root of trust, the broker's URL, and at least one com
 
 from __future__ import annotations
 
+import difflib
 import re
 import tomllib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -24,6 +25,9 @@ from protocol.topics import DEFAULT_ROOT, Topics
 from protocol.values import MAX_ATTRIBUTES, MAX_COMPONENTS
 
 MAX_CONFIG_BYTES: Final = 256 * 1024
+TOP_KEYS: Final = ("device", "broker", "updates", "components")
+DEVICE_KEYS: Final = ("id", "product", "hardware_model", "state_dir", "root", "attributes", "control_socket")
+HEALTH_KEYS: Final = ("kind", "url", "command", "interval_s", "timeout_s")
 T = TypeVar("T")
 
 
@@ -103,6 +107,13 @@ class AgentSettings:
     """Where the agent listens for its applications; `control.sock` in the state directory unless it is said."""
 
 
+def _names_of(kind: type) -> tuple[str, ...]:
+    return tuple(item.name for item in fields(kind))
+
+
+COMPONENT_KEYS: Final = tuple(name for name in _names_of(ComponentSettings) if name != "name")
+
+
 def load(path: Path) -> AgentSettings:
     """Read the settings; raises UserError that names the file, the line and the key."""
     try:
@@ -117,40 +128,43 @@ def load(path: Path) -> AgentSettings:
         values = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not TOML: {error}") from error
-    top = _Table(path, text, (), values)
-    settings = AgentSettings(
-        **_device(top.table("device")),
-        broker=_broker(top.table("broker")),
-        updates=_updates(top.table("updates", {})),
-        components=_components(top.table("components")),
+    top = _Table(path, text, (), values, known=TOP_KEYS)
+    return AgentSettings(
+        **_device(top.table("device", known=DEVICE_KEYS)),
+        broker=_broker(top.table("broker", known=_names_of(BrokerSettings))),
+        updates=_updates(top.table("updates", {}, known=_names_of(UpdateSettings))),
+        components=_components(top.table("components", known=None)),
     )
-    top.done()
-    return settings
 
 
 class _Table:
-    """One table of the file, from which each key is taken once; what is left over is a mistake."""
+    """One table of the file. A key that is not known is told before anything else: it may be another one, mistyped."""
 
-    def __init__(self, path: Path, text: str, names: tuple[str, ...], values: Mapping[str, Any]) -> None:
+    def __init__(
+        self, path: Path, text: str, names: tuple[str, ...], values: Mapping[str, Any], *, known: Collection[str] | None
+    ) -> None:
         self.path = path
         self.names = names
         self._text = text
-        self._values = dict(values)
-        self._known: list[str] = []
+        self._values = values
+        for key in values:
+            if known is not None and key not in known:
+                close = difflib.get_close_matches(key, known, n=1)
+                hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(sorted(known))}"
+                raise self.error(key, f"not a key of this table; {hint}")
 
     def keys(self) -> list[str]:
         return list(self._values)
 
-    def table(self, key: str, default: Any = ...) -> _Table:
-        return _Table(self.path, self._text, (*self.names, key), self.take(key, dict, default))
+    def table(self, key: str, default: Any = ..., *, known: Collection[str] | None) -> _Table:
+        return _Table(self.path, self._text, (*self.names, key), self.take(key, dict, default), known=known)
 
     def take(self, key: str, kind: type[T] | tuple[type, ...], default: Any = ...) -> Any:
-        self._known.append(key)
         if key not in self._values:
             if default is ...:
                 raise self.error(None, f"{'.'.join((*self.names, key))} is missing")
             return default
-        value = self._values.pop(key)
+        value = self._values[key]
         # bool is an int to Python, and not to a person.
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             kinds = kind if isinstance(kind, tuple) else (kind,)
@@ -202,11 +216,6 @@ class _Table:
         except FleetliftError as error:
             raise self.error(key, str(error)) from error
 
-    def done(self) -> None:
-        for key in self._values:
-            close = f"; known are {', '.join(sorted(self._known))}" if self._known else ""
-            raise self.error(key, f"not a key of this table{close}")
-
     def error(self, key: str | None, what: str) -> UserError:
         name = ".".join((*self.names, key) if key else self.names)
         line = self._line(key)
@@ -242,7 +251,6 @@ def _device(table: _Table) -> dict[str, Any]:
     attributes = fields["attributes"]
     if len(attributes) > MAX_ATTRIBUTES or any(len(key) > 64 or len(text) > 200 for key, text in attributes.items()):
         raise table.error("attributes", f"at most {MAX_ATTRIBUTES}, names of 64 and texts of 200 characters")
-    table.done()
     return fields
 
 
@@ -256,12 +264,11 @@ def _broker(table: _Table) -> BrokerSettings:
         password_file=table.file("password_file", None),
     )
     table.checked("url", lambda: LinkSettings(url=settings.url, device_id="any"))
-    table.done()
     return settings
 
 
 def _updates(table: _Table) -> UpdateSettings:
-    settings = UpdateSettings(
+    return UpdateSettings(
         enabled_at_start=table.take("enabled_at_start", bool, default=True),
         install=InstallPolicy(table.text("install", "available", one_of=tuple(InstallPolicy))),
         check_interval_s=table.seconds("check_interval_s", 86_400.0, low=1.0),
@@ -269,16 +276,15 @@ def _updates(table: _Table) -> UpdateSettings:
         startup_wait_s=table.seconds("startup_wait_s", 0.0, high=3600.0),
         hold_grace_s=table.seconds("hold_grace_s", 5.0, low=2.0, high=60.0),
     )
-    table.done()
-    return settings
 
 
 def _components(table: _Table) -> Mapping[str, ComponentSettings]:
     names = table.keys()
     if not 1 <= len(names) <= MAX_COMPONENTS:
         raise table.error(None, f"1 to {MAX_COMPONENTS} components are possible, each as [components.<name>]")
-    components = {table.checked(name, partial(check_id, name, "component")): table.table(name) for name in names}
-    return {name: _component(name, component) for name, component in components.items()}
+    for name in names:
+        table.checked(name, partial(check_id, name, "component"))
+    return {name: _component(name, table.table(name, known=COMPONENT_KEYS)) for name in names}
 
 
 def _component(name: str, table: _Table) -> ComponentSettings:
@@ -291,7 +297,7 @@ def _component(name: str, table: _Table) -> ComponentSettings:
         stop_command=table.words("stop_command"),
         active_command=table.words("active_command"),
         env=table.texts("env"),
-        health=_health(table.table("health", {})),
+        health=_health(table.table("health", {}, known=HEALTH_KEYS)),
         soak_s=soak_s,
         prove_timeout_s=table.seconds("prove_timeout_s", max(120.0, 2 * soak_s), high=7 * 86_400.0),
         stop_timeout_s=table.seconds("stop_timeout_s", 10.0, high=600.0),
@@ -304,7 +310,6 @@ def _component(name: str, table: _Table) -> ComponentSettings:
         raise table.error(None, f"{'.'.join(table.names)} has either command or restart_command")
     if settings.prove_timeout_s <= settings.soak_s:
         raise table.error("prove_timeout_s", f"{settings.prove_timeout_s:g} is not longer than soak_s, {soak_s:g}")
-    table.done()
     return settings
 
 
@@ -316,13 +321,11 @@ def _health(table: _Table) -> HealthSettings:
     if (kind == "exec") is not bool(command):
         raise table.error("kind", "exec has a command, and no other kind has")
     check: Check = ExecCheck(command) if command else AliveCheck()
-    settings = HealthSettings(
+    return HealthSettings(
         check=table.checked("url", lambda: HttpCheck(url)) if url is not None else check,
         interval_s=table.seconds("interval_s", 1.0, low=0.05, high=3600.0),
         timeout_s=table.seconds("timeout_s", 5.0, low=0.05, high=600.0),
     )
-    table.done()
-    return settings
 
 
 _KINDS: Final[Mapping[type, str]] = {
