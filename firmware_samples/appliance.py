@@ -118,7 +118,13 @@ def run(make: Callable[[Surroundings], Application]) -> None:
             running.counts["steps"] += 1
             status = _status(running, updates) | {"image": str(image), "health_port": server.server_address[1]}
             _write(data_dir / STATUS, status | dict(shown))
-    print(f"{name}: ended after {running.counts['steps']} steps", flush=True)
+    say(f"{name}: ended after {running.counts['steps']} steps")
+
+
+def say(text: str) -> None:
+    """Write a line to the log. A log that cannot be written, on a full disk say, stops no appliance."""
+    with contextlib.suppress(OSError):
+        os.write(sys.stdout.fileno(), f"{text}\n".encode())
 
 
 def _read_version() -> Mapping[str, Any]:
@@ -165,7 +171,7 @@ def _write(path: Path, status: Mapping[str, Any]) -> None:
         beside.write_text(json.dumps(status, ensure_ascii=False, indent=1), encoding="utf-8")
         beside.replace(path)
     except OSError as error:  # a full disk is no reason to stop heating
-        print(f"the status was not written: {error}", file=sys.stderr, flush=True)
+        say(f"the status was not written: {error}")
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
 

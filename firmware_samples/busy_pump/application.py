@@ -67,7 +67,7 @@ class Pump:
             self._updates.disable_updates(until_s=self._busy_s + 10, why="pumping")  # rules 1 and 2
         except UpdatesError as error:
             # The agent would not promise: this stroke is left out, the next is tried.
-            print(f"no stroke: {error}", flush=True)
+            appliance.say(f"no stroke: {error}")
             return
         self._busy = True
         self._strokes += 1
@@ -77,7 +77,7 @@ class Pump:
         try:
             self._updates.enable_updates()
         except UpdatesError as error:
-            print(f"updates stay disabled until the limit: {error}", flush=True)
+            appliance.say(f"updates stay disabled until the limit: {error}")
 
     def _park(self, _event: Event) -> None:
         self._parked = True

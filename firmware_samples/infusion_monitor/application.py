@@ -147,7 +147,7 @@ class InfusionMonitor:
 
     def _say(self, prompt: str) -> None:
         self._prompt = prompt
-        print(prompt, flush=True)
+        appliance.say(prompt)
 
 
 def main() -> None:

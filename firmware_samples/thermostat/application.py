@@ -84,7 +84,7 @@ class Thermostat:
         try:
             self._updates.confirm()
         except UpdatesError as error:
-            print(f"not confirmed: {error}", flush=True)
+            appliance.say(f"not confirmed: {error}")
 
 
 def decide(reading_c: float, set_point_c: float, *, heating: bool) -> bool:
