@@ -13,7 +13,7 @@ import queue
 import signal
 import sqlite3
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,6 +58,7 @@ class Watched:
     fleet: Fleet
     device: Device
     product: str
+    http: httpx.Client
 
     @property
     def device_id(self) -> str:
@@ -99,7 +100,7 @@ class Watched:
         """Start the agent; returns when its application runs, and it followed the cloud's answer to its hello."""
         starts, session = len(self.starts()), self.session()
         self.start(program=program)
-        self.wait_until(lambda: self._is_over() or len(self.starts()) > starts and self.application(), "it starts")
+        self.wait_until(lambda: self._is_over() or (len(self.starts()) > starts and self.application()), "it starts")
         self.wait_until(lambda: self._is_over() or session < self.session() == self.followed(), "its hello is answered")
         assert not self._is_over(), f"the agent ended: {self.agent.log()}"
 
@@ -196,11 +197,11 @@ class Watched:
 
     def expect_only_started(self, *images: Image) -> None:
         """Check that nothing but these images was ever started, in this order."""
-        assert [(start.version, start.digest) for start in self.starts()] == [(i.version, i.digest) for i in images]
+        started = [(start.version, start.digest) for start in self.starts()]
+        assert started == [(image.version, image.digest) for image in images], started
 
     def expect_only(self, *images: Image) -> None:
-        """Check that nothing but these images was ever started, in this order, and that the last of them runs."""
-        self.expect_only_started(*images)
+        """Wait until the last of these images runs, and check that nothing but they was ever started, in this order."""
         self.expect(images[-1])
         self.expect_only_started(*images)
 
@@ -232,7 +233,9 @@ class Watched:
 
     def shown(self) -> dict[str, Any]:
         """How the operator sees it."""
-        return dict(self.fleet.api("GET", f"/devices/{self.device_id}"))
+        answer = self.http.get(f"/devices/{self.device_id}")
+        answer.raise_for_status()
+        return dict(answer.json())
 
     def expect_pending(self, image: Image, why: str) -> None:
         """Wait until the operator sees that this image waits, and why."""
@@ -302,6 +305,7 @@ class Workshop:
     """Makes devices, and ends what it made."""
 
     fleet: Fleet
+    http: httpx.Client
     made: list[Watched] = field(default_factory=list)
 
     def enrol(
@@ -309,24 +313,28 @@ class Workshop:
         factory: Image | None,
         *words: str,
         product: str = "thermostat",
+        prefix: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         updates: Mapping[str, object] | None = None,
         component: Mapping[str, object] | None = None,
     ) -> Watched:
         """Make a device with an image from the factory; its agent does not run yet.
 
-        `words` are further options of `device enrol`; `updates` and `component` further settings of its agent.
+        `words` are further options of `device enrol`, `prefix` stands before the command that starts its application;
+        `updates` and `component` are further settings of its agent.
         """
         device_id = f"watched-{os.getpid()}-{next(_NUMBERS)}"
         group = f"only-{device_id}"
         self.fleet.json("group", "create", group, "--product", product)
         launch = self.fleet.directory / "devices" / device_id / "launch.sh"
         options = ["--group", group, "--soak", "1.2", *words]
-        options += [word for part in ("sh", launch, "{python}", "{image}") for word in ("--app-command", str(part))]
+        options += [
+            word for part in (*prefix, "sh", launch, "{python}", "{image}") for word in ("--app-command", str(part))
+        ]
         options += [word for name, value in (env or {}).items() for word in ("--app-env", f"{name}={value}")]
         device = self.fleet.enrol(device_id, *options, image=factory, product=product)
         launch.write_text(LAUNCH, encoding="utf-8")
-        watched = Watched(self.fleet, device, product)
+        watched = Watched(self.fleet, device, product, self.http)
         settings = tomllib.loads(watched.config.read_text(encoding="utf-8"))
         settings["updates"] = {**settings.get("updates", {}), **(updates or {})}
         settings["components"][COMPONENT] |= component or {}

@@ -18,9 +18,10 @@ def factory(images: Images) -> Image:
 @pytest.fixture
 def workshop(fleet: Fleet) -> Iterator[Workshop]:
     """Makes devices; their agents and applications end with the test."""
-    opened = Workshop(fleet)
-    yield opened
-    opened.close()
+    with fleet.http as http:
+        opened = Workshop(fleet, http)
+        yield opened
+        opened.close()
 
 
 @pytest.fixture

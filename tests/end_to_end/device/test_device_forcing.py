@@ -1,14 +1,17 @@
 """D6: the cloud sees whether a device is available, and an operator may go over it, explicitly and audited."""
 
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
 
-from tests.support.device_world import Watched, Workshop
+from tests.support.device_world import Watched
 from tests.support.images import Image, Images
 
 pytestmark = pytest.mark.broker
-LARGE_BYTES = 12 * 1024 * 1024
 
 
 def test_the_cloud_shows_each_devices_availability_and_a_release_respects_it(
@@ -34,26 +37,45 @@ def test_the_cloud_shows_each_devices_availability_and_a_release_respects_it(
 
 @pytest.mark.parametrize("kind", ["fleet", "single device"])
 def test_a_forced_update_goes_over_the_application_which_is_told_and_it_is_audited(
-    workshop: Workshop, factory: Image, images: Images, kind: str
+    device: Watched, factory: Image, images: Images, kind: str
 ) -> None:
-    device = workshop.device(factory, "--window", "65536")
-    new = images.thermostat("7.6.0", filler_bytes=LARGE_BYTES)
+    new, server = images.thermostat("1.1.0"), device.fleet.office.server
+    assert server is not None
     device.tell("/updates/disable", why="busy")
     with device.listening() as ear, ear.updates.hold("printing", scope=["download", "install", "restart"]):
         seen: list[tuple[str, bool]] = []
         ear.updates.on("forced", lambda event: seen.append((event["version"], ear.updates.updates_forced)))
-        subject = force(device, new, kind)
+        with ExitStack() as later:
+            with frozen(device.agent.pid):
+                subject = force(device, new, kind)
+                device.wait_until(lambda: not device.fleet.query("SELECT * FROM outbox"), "the broker has it")
+                later.enter_context(frozen(server.pid))  # nobody answers the download yet
+            device.wait_until(lambda: device.application()["updates_forced"], "the application sees updates_forced")
+            device.wait_until(lambda: "forced" in events_of(device), "its handler is called")
+            assert device.application()["updates_enabled"] is False
+            assert device.application()["version"] == factory.version
         device.expect_success(new)
         assert seen == [(new.version, True)]
     device.expect_only(factory, new)
-    last = device.application_before(1)
-    assert "forced" in [event["event"] for event in last["events"]]
-    assert (last["updates_enabled"], last["updates_forced"]) == (False, True)
     assert [row["forced"] for row in device.attempts(new)] == [1]
     decided = device.fleet.api("GET", "/audit", params={"subject": subject})[0]
     assert decided["after"]["forced"] is True
     assert decided["actor"] == "operator"
-    assert device.application()["updates_enabled"] is False, "what the application said stands"
+    device.wait_until(lambda: device.application()["updates_enabled"] is False, "what the application said stands")
+
+
+def events_of(device: Watched) -> list[str]:
+    return [event["event"] for event in device.application()["events"]]
+
+
+@contextmanager
+def frozen(pid: int) -> Iterator[None]:
+    """Stop a process for a while, and let it go on."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def force(device: Watched, image: Image, kind: str) -> str:

@@ -1,4 +1,4 @@
-"""D7, and D10's other half: what is installed when the application starts, and what is when it says that it is ready."""
+"""D7, and half of D10: what is installed when the application starts, and what is when it says that it is ready."""
 
 import pytest
 
