@@ -1,7 +1,6 @@
 """Fetching: real metadata, slots, journal, downloads and threads; a link that answers by itself; time by hand."""
 
 import dataclasses
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +48,7 @@ class AnsweringLink:
     stop_after: int | None = None
     files: MetadataFiles | None = None
     on_chunk: Callable[[str, bytes], None] | None = None
+    thread: WorkerThread = field(default_factory=lambda: WorkerThread("link"))
 
     def subscribe(self, filters: Mapping[str, int]) -> bool:
         assert all(isinstance(TOPICS.parse(topic), ChunkTopic) for topic in filters)
@@ -63,8 +63,8 @@ class AnsweringLink:
         if not self.is_up:
             return False
         if self.answers:
-            # Like the real one, in a thread of the link's own.
-            threading.Thread(target=self._answer, args=(TOPICS.parse(topic), payload)).start()
+            # Like the real one, in the link's one thread.
+            self.thread.submit(lambda: self._answer(TOPICS.parse(topic), payload))
         return True
 
     def _answer(self, topic: object, payload: bytes) -> None:
@@ -121,7 +121,7 @@ class Bench:
         self.loop = Loop(lambda: self.time)
         self.worker = WorkerThread("worker")
         self.slots = FilesSlots(directory / "slots", "app")
-        self.files = MetadataFiles(self.link, TOPICS, "pi-1", timeout_s=0.2)
+        self.files = MetadataFiles(self.link, TOPICS, "pi-1")
         self.link.files = self.files
         self.trust = DeviceTrust(
             directory / "metadata", self.repository.bootstrap, "thermostat", ask=self.files.file, now=lambda: NOW_S
@@ -179,6 +179,7 @@ class Bench:
         self.fetching.stop()
         self.files.close()
         self.worker.stop(10.0)
+        self.link.thread.stop(10.0)
         self.journal.close()
 
 
@@ -294,16 +295,19 @@ def test_without_a_link_it_waits(bench: Bench) -> None:
 
 def test_a_cloud_that_does_not_answer_is_asked_again(bench: Bench) -> None:
     bench.link.answers = False
+    bench.files._timeout_s = 0.1
     bench.start()
     bench.until(lambda: bench.loop.next_due() is not None)
     assert bench.events == []
     bench.link.answers = True
+    bench.files._timeout_s = 10.0
     bench.time += ASK_AGAIN_S
     assert isinstance(bench.event(), Downloaded)
 
 
 def test_a_cloud_that_never_answers_is_not_asked_for_ever(bench: Bench) -> None:
     bench.link.answers = False
+    bench.files._timeout_s = 0.1
     bench.start()
     bench.until(lambda: bench.loop.next_due() is not None)
     bench.time += ASK_FOR_S + ASK_AGAIN_S
