@@ -6,7 +6,8 @@ from enum import StrEnum
 
 from cloud.fleet import AttemptView, DeviceSituation, DeviceView, FleetView
 from protocol.phases import Outcome, Phase, Reason
-from protocol.selection import Channels, Decision, Verdict, select
+from protocol.selection import Channels, Decision, Verdict, Wanted, select
+from protocol.up import Pending
 
 
 class Stage(StrEnum):
@@ -107,18 +108,23 @@ def _attempted(attempt: AttemptView, situation: DeviceSituation, view: DeviceVie
 
 
 def _expected(decision: Decision, situation: DeviceSituation) -> DeviceProgress:
-    stage, detail = Stage.WAITING, ""
-    if decision.verdict is Verdict.RUNS:
-        stage = Stage.ALREADY
+    stage, detail, wanted = Stage.WAITING, "", decision.wanted
+    if wanted is not None and decision.verdict is Verdict.RUNS:
+        stage, detail = Stage.ALREADY, situation.facts.how_it_runs(wanted.firmware)
     elif decision.verdict is Verdict.BLOCKED:
         last = decision.trace[-1]
         stage, detail = Stage.BLOCKED, f"{last.rule.value}: {last.saw}"
     else:
-        waits = [item for item in situation.pending if item.component == decision.component]
+        # What waits may be of another decision, which the device knew of before: that says nothing of this one.
+        waits = [it for it in situation.pending if wanted and _is_of(it, wanted)]
         detail = f"{waits[0].why.value} {waits[0].detail}".strip() if waits else "" if situation.online else "offline"
     return DeviceProgress(
         device_id=situation.device_id, online=situation.online, stage=stage, phase=situation.phase, detail=detail
     )
+
+
+def _is_of(pending: Pending, wanted: Wanted) -> bool:
+    return (pending.source_id, pending.digest) == (wanted.source_id, wanted.firmware.digest)
 
 
 def _newest(attempts: Iterable[AttemptView]) -> Mapping[str, AttemptView]:

@@ -97,6 +97,14 @@ def test_a_device_that_is_to_take_it_waits_and_says_why() -> None:
     assert stage(situation(online=True, pending=(waits,))) == (Stage.WAITING, "disabled")
 
 
+@pytest.mark.parametrize(("digest", "source_id"), [(digest_of("another image"), "r1"), (WANTED.digest, "r0")])
+def test_what_waits_of_another_decision_is_not_said_of_this_one(digest: str, source_id: str) -> None:
+    waits = Pending(component="app", version="1.1.0", digest=WANTED.digest, source_id="r1", why=Wait.NEXT_SESSION)
+    other = replace(waits, digest=digest, source_id=source_id)
+    assert stage(situation(online=True, pending=(other,))) == (Stage.WAITING, "")
+    assert stage(situation(online=True, pending=(other, waits))) == (Stage.WAITING, "next_session")
+
+
 def test_a_device_that_is_not_to_take_it_is_not_shown() -> None:
     assert stage(situation(hardware_model="other"), image=replace(WANTED, hardware_models=("pi4",))) == (None, "")
     assert stage(situation(), target_range="7.x") == (None, "")
@@ -104,7 +112,9 @@ def test_a_device_that_is_not_to_take_it_is_not_shown() -> None:
 
 def test_a_device_that_runs_the_image_already_has_nothing_to_do() -> None:
     runs = {"app": ComponentState(component="app", version="1.1.0", build=2, digest=WANTED.digest)}
-    assert stage(situation(components=runs)) == (Stage.ALREADY, "")
+    assert stage(situation(components=runs)) == (Stage.ALREADY, "runs 1.1.0")
+    named = {"app": replace(runs["app"], version="1.0.9")}
+    assert stage(situation(components=named)) == (Stage.ALREADY, "runs the same image as 1.0.9")
 
 
 def test_a_device_that_may_not_take_it_says_which_rule() -> None:
