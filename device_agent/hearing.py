@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from device_agent.asks import MetadataFiles
+from device_agent.journal_database import JournalError
 from device_agent.reports import Reports
 from device_agent.session import Session
 from device_agent.told import Told, Verify
@@ -77,6 +78,9 @@ class Hearing:
                 case BundleTopic(product) if product == self._product:
                     kind = "bundle"
                     self._hears.told_bundle(decode(payload, Bundle))
+        except JournalError as error:  # nothing is followed that cannot be kept: it is asked for again
+            self.refused(kind, error, topic_text)
+            self._session.ask_again(self._monotonic())
         except FleetliftError as error:
             self.refused(kind, error, topic_text)
 

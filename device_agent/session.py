@@ -3,7 +3,7 @@
 Pure: time is an argument (seconds of a clock that only goes forward), and nothing is sent from here.
 
 1. A session begins when the broker is connected. Its hello is said again, with back-off, until a Desired answers it.
-2. A check is another hello in the same session.
+2. A check is another hello in the same session, and so is asking again for what the device could not keep.
 3. Once Desired is there, and every notice that it names, the device decides, with what made it ask as its trigger.
    A notice that is missing for a while is asked for, with back-off.
 4. A cloud that does not answer for PATIENCE_S does not keep the device from deciding on what it knows. It decides again
@@ -79,6 +79,11 @@ class Session:
         """Ask the cloud again, in this session or else at the start of the next one."""
         if self.number:
             self._say_hello(trigger, now)
+
+    def ask_again(self, now: float) -> None:
+        """Ask for what the cloud said and could not be kept, unless an answer is waited for anyway."""
+        if self.number and self.answered:
+            self._say_hello(Trigger.NOTICE, now)
 
     def _say_hello(self, trigger: Trigger, now: float) -> None:
         if self.trigger is None or _RANK.index(trigger) > _RANK.index(self.trigger):

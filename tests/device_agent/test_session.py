@@ -71,6 +71,20 @@ def test_missing_notices_are_asked_for_with_back_off() -> None:
     assert not session.ask_due(1000.0)
 
 
+def test_what_could_not_be_kept_is_asked_for_with_the_back_off_of_a_hello() -> None:
+    session = begun()
+    session.ask_again(0.0)  # the answer to the hello is waited for anyway
+    assert not session.hello_due(1.0)
+    session.desired_arrived(1, (), 1.0)
+    session.take_trigger((), 1.0)
+    session.ask_again(10.0)
+    assert session.hello_due(10.0)
+    session.ask_again(10.1)  # nor could the answer be kept
+    assert hellos(session, 50) == [15, 25, 45]
+    session.desired_arrived(1, (), 50.0)
+    assert session.take_trigger((), 50.0) is Trigger.NOTICE, "a gradual release still waits for its time"
+
+
 def test_patience_ends_and_the_answer_decides_again() -> None:
     session = begun()
     assert session.awaits_decision
