@@ -116,7 +116,8 @@ def test_on_a_full_disk_the_application_runs_on_and_the_update_goes_on_when_ther
         running, entries = device.application()["pid"], device.device.last_entry()
         disk.fill(device)
         device.fleet.json("ota", device.device_id, new.version)
-        device.agent.wait_for_line("not going on", timeout_s=30)
+        with device.listening() as ear:
+            device.wait_until(lambda: "not_stored" in ear.updates.status()["refused"], "it cannot keep what it is told")
         assert is_alive(running)
         assert device.agent.process.poll() is None
         assert device.device.last_entry() == entries
