@@ -256,16 +256,16 @@ def _why_not_taken(device: DeviceSituation, channels: Channels, candidate: Notic
     decision = select(device.facts, device.assignment, channels, candidate.firmware.component)
     wanted = decision.wanted
     if wanted is not None and wanted.source_id == candidate.release_id:
-        return _why_no_take(decision, wanted)
+        return _why_no_take(device, decision, wanted)
     return _why_not_reached(decision, f"{candidate.release_id} v{candidate.label}") or _why_other(decision)
 
 
-def _why_no_take(decision: Decision, wanted: Wanted) -> Why | None:
+def _why_no_take(device: DeviceSituation, decision: Decision, wanted: Wanted) -> Why | None:
     """Tell why what is wanted is not to be taken; None if it is."""
     if decision.verdict is Verdict.TAKE:
         return None
     if decision.verdict is Verdict.RUNS:
-        return HoldReason.UP_TO_DATE, f"runs {wanted.firmware.version}"
+        return HoldReason.UP_TO_DATE, device.facts.how_it_runs(wanted.firmware)
     blocked_by = decision.blocked_by or Rule.NOTHING
     return _BLOCKED[blocked_by], f"{wanted.firmware.version}: {decision.trace[-1].saw}"
 
@@ -336,7 +336,7 @@ def _why_not_now(device: DeviceSituation, decision: Decision, now_ms: int) -> Wh
     wanted = decision.wanted
     if wanted is None:
         return _why_other(decision)
-    held = _why_no_take(decision, wanted)
+    held = _why_no_take(device, decision, wanted)
     if held is not None:
         return held
     if not device.online:

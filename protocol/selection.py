@@ -51,6 +51,11 @@ class DeviceFacts:
         state = self.components.get(firmware.component)
         return state is not None and state.digest == firmware.digest
 
+    def how_it_runs(self, firmware: FirmwareRef) -> str:
+        """Return how the device, which runs this very image, calls it: two versions may have the same image."""
+        version = self.components[firmware.component].version
+        return f"runs {version}" if version == firmware.version else f"runs the same image as {version}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
@@ -150,11 +155,12 @@ def applies(facts: DeviceFacts, release: NoticeRelease, trace: list[Step]) -> bo
     if not admitted:
         return False
     if facts.runs(firmware):
-        trace.append(Step(Rule.RELEASE, name, f"runs {firmware.version} already", passed=True))
+        trace.append(Step(Rule.RELEASE, name, f"{facts.how_it_runs(firmware)} already", passed=True))
         return True
     place = bucket(facts.device_id, release.release_id)
     covered = place < release.percentage
-    trace.append(Step(Rule.PERCENTAGE, name, f"bucket {place} of {release.percentage}", covered))
+    saw = f"bucket {place} is {'' if covered else 'not '}below {release.percentage}"
+    trace.append(Step(Rule.PERCENTAGE, name, saw, covered))
     if not covered:
         return False
     in_range = VersionRange.parse(release.target_range).matches(firmware.component, facts.installed)

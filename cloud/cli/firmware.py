@@ -21,6 +21,7 @@ from cloud.cli.packaging import (
     sign,
     source_facts,
     upload,
+    warn_of_same_image,
 )
 from cloud.cli.render import Column, moment, size
 from cloud.durable import write_durably
@@ -125,6 +126,7 @@ def upload_(operator: Operator, *, image: Path, role: Path | None, **facts: Any)
     package = make_package(image, source_facts(image, given_facts(operator, **facts)))
     said = package.description
     operator.api.get("products", said.product)
+    warn_of_same_image(operator, package)
     upload(operator, image, package.ref)
     beside = image.with_name(image.name + ROLE_SUFFIX)
     if role is not None or beside.exists():

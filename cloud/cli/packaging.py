@@ -13,6 +13,7 @@ from tuf.api.metadata import Targets  # type: ignore[attr-defined]  # tuf export
 
 from cloud.cli.client import CONFLICT
 from cloud.cli.context import Operator, parse_pairs
+from cloud.cli.render import shown
 from cloud.images import (
     SOURCE_DESCRIPTION,
     Description,
@@ -196,6 +197,19 @@ def version_taken(said: Description) -> UserError:
         "changes: nothing was signed, uploaded or released. Give this image a new version.",
         exit_code=CONFLICT,
     )
+
+
+def warn_of_same_image(operator: Operator, package: Package) -> None:
+    """Tell a person that the package's very image is published under another version already."""
+    said = package.description
+    there = operator.api.get("firmware", product=said.product, component=said.component)
+    same = [it["version"] for it in there if it["digest"] == package.ref.digest and it["version"] != said.version]
+    if same:
+        names = ", ".join(shown(version) for version in same)
+        operator.output.warn(
+            f"Warning: this image is already published as {names} (same digest). Devices that run it have nothing to "
+            f"take, and go on calling it what they call it now: none of them will report {said.version}."
+        )
 
 
 def current_role(operator: Operator, product: str) -> bytes:

@@ -22,6 +22,7 @@ from cloud.cli.packaging import (
     source_facts,
     upload,
     version_taken,
+    warn_of_same_image,
 )
 from cloud.cli.release_pages import channel_of, finish, label_of
 from cloud.cli.render import size
@@ -121,6 +122,7 @@ def _firmware(operator: Operator, what: str, package: Package | None, facts: dic
                 raise version_taken(said)
             known: Json = item
             return known
+    warn_of_same_image(operator, package)
     return dict(to_plain(said))
 
 

@@ -2,6 +2,7 @@
 
     # a comment
     firmware 2.0.0 hardware=pi4,pi5 requires=os:>=2.0.0 agent=0.2.0     build and seq count the firmware of a component
+    firmware 2.0.1 same=2.0.0                                           the same image as another version's
     floor app 2
     device pi-1 app=1.0.0 os=1.0.0 groups=pilot model=pi5 offline phase=proving disabled until=500 hold=ann/demo
                 failed=2.0.0 pin=1.0.0 ota=1.1.0@15 pending=next_start
@@ -68,7 +69,7 @@ class Story:
             version=version,
             build=number,
             seq=number,
-            digest=hashlib.sha256(f"{component} {version}".encode()).hexdigest(),
+            digest=hashlib.sha256(f"{component} {given.get('same', version)}".encode()).hexdigest(),
             size_bytes=1000,
             hardware_models=tuple(given.get("hardware", "*").split(",")),
             requires=Requirements(agent=given.get("agent"), components=dict(needs)),

@@ -213,7 +213,7 @@ def test_every_step_is_traced_with_what_it_saw() -> None:
         (Rule.TARGET_RANGE, "r-1 v1", True),
         (Rule.RELEASE, "r-1 v1", True),
     ]
-    assert decision.trace[1].saw == f"bucket {bucket(outside, 'r-2')} of 10"
+    assert decision.trace[1].saw == f"bucket {bucket(outside, 'r-2')} is not below 10"
 
 
 def test_an_empty_device_takes_what_the_widest_range_offers() -> None:

@@ -81,6 +81,20 @@ def test_a_version_never_changes_its_image(office: Office) -> None:
     assert "Give this image a new version" in said.err
 
 
+def test_the_same_image_under_a_new_version_is_told(office: Office) -> None:
+    office.call("group", "create", "same")
+    push(office, "2.6.0", "--group", "same", text="print('the same')\n")
+    digest = office.json("firmware", "show", "2.6.0")["digest"]
+    with office.device("same-1", version="2.6.0", digest=digest):
+        office.call("group", "add", "same", "same-1")
+        again = push(office, "2.6.1", "--group", "same", text="print('the same')\n")
+        assert "already published as 2.6.0 (same digest)" in again.err
+        assert "not 1: up to date: same-1 (runs the same image as 2.6.0)" in again.out
+        watched = push(office, "2.6.1", "--group", "same", "--wait", text="print('the same')\n")
+    assert "same-1: already (runs the same image as 2.6.0)" in watched.err
+    assert "same digest" not in push(office, "2.6.2", "--group", "same").err
+
+
 @pytest.mark.parametrize("percentage", ["0", "101", "ten", "5.5", "-1", ""])
 def test_a_percentage_that_is_none(office: Office, percentage: str) -> None:
     push(office, "2.5.0")

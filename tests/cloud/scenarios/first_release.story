@@ -8,7 +8,7 @@ device pi-4 app=1.1.0
 device pi-5
 release everyone v1 1.1.0 50% immediate
 plan 0
-    pi-1 app percentage: outside the percentage: bucket 54 of 50
+    pi-1 app percentage: outside the percentage: bucket 54 is not below 50
     pi-2 app takes 1.1.0 by rel-everyone-v1
     pi-3 app takes 1.1.0 by rel-everyone-v1
     pi-4 app up_to_date: runs 1.1.0

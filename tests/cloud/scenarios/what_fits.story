@@ -6,6 +6,7 @@ firmware 1.1.0 hardware=pi3,pi4
 firmware 2.0.0 hardware=pi4,pi5
 firmware 2.1.0 requires=os:>=2.0.0
 firmware 2.2.0 agent=0.9.0
+firmware 2.2.1 same=2.0.0
 device old app=1.0.0 os=1.0.0 model=pi3
 device middle app=2.0.0 os=1.0.0
 device new app=2.0.0 os=2.0.0 model=pi5
@@ -43,6 +44,11 @@ forecast nobody v1 2.0.0
     new app not_in_group: is not in group nobody
     old app not_in_group: is not in group nobody
     app 2.0.0 to nobody: reaches nobody (3 not_in_group)
+forecast everyone v3 2.2.1 range=2.x
+    middle app up_to_date: runs the same image as 2.0.0
+    new app up_to_date: runs the same image as 2.0.0
+    old app target_range: outside the target range: 1.0.0 build 1 against 2.x
+    app 2.2.1 to everyone: reaches nobody (2 up_to_date, 1 target_range)
 
 # Release managers retire everything before 2.1.0 (seq 4).
 floor app 4
