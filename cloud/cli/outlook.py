@@ -31,6 +31,14 @@ def held(holds: Iterable[Json]) -> list[str]:
     for reason, items in sorted(reasons.items(), key=lambda pair: -len(pair[1]))[:MAX_REASONS]:
         names = ", ".join(shown(item["device_id"]) for item in items[:MAX_NAMES])
         more = ", …" if len(items) > MAX_NAMES else ""
-        detail = f" ({shown(items[0]['detail'])})" if items[0]["detail"] else ""
-        lines.append(f"  not {len(items)}: {reason.replace('_', ' ')}: {names}{more}{detail}")
+        lines.append(f"  not {len(items)}: {reason.replace('_', ' ')}: {names}{more}{_detail(items)}")
     return lines
+
+
+def _detail(items: list[Json]) -> str:
+    """Return what is said of these devices: of all of them, or of the first as an example where they differ."""
+    device, detail = shown(items[0]["device_id"]), items[0]["detail"]
+    if not detail:
+        return ""
+    alike = all(item["detail"] == detail for item in items)
+    return f" ({shown(detail)})" if alike else f" (for example {device}: {shown(detail)})"
