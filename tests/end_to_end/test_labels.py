@@ -1,5 +1,6 @@
 """Labels and their life: what is Live, what a brake and a roll-back do (R3, R4, R7, R8, R11)."""
 
+import re
 from typing import Any
 
 from tests.support.fleet import Fleet
@@ -121,10 +122,12 @@ def test_a_release_shows_all_that_was_decided(fleet: Fleet) -> None:
     assert (shown["target_range"], shown["description"]) == ("1.x", "quieter fan")
     assert shown["duration_s"] >= 0
     text = fleet.call("release", "show", shown["release_id"]).out
-    lines = {name: value.strip() for name, value in (line.split(maxsplit=1) for line in text.splitlines())}
+    lines = {
+        name: value.strip() for name, value in (re.split(r" {2,}", line, maxsplit=1) for line in text.splitlines())
+    }
     assert lines["deployment"] == shown["release_id"]
     assert (lines["label"], lines["state"], lines["mandatory"]) == ("v1", "live", "yes")
-    assert (lines["range"], lines["description"], lines["version"]) == ("1.x", "quieter fan", "11.5.0")
+    assert (lines["target range"], lines["description"], lines["version"]) == ("1.x", "quieter fan", "11.5.0")
     assert lines["duration"].endswith(" s")
     assert fleet.attempts(device, image)[0]["source_id"] == shown["release_id"]
     fleet.call("release", "disable", "v1", "--group", group)

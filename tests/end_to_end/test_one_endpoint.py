@@ -80,7 +80,7 @@ def test_every_operator_and_every_tool_sees_the_same_truth(fleet: Fleet) -> None
         (("release", "list", "--group", group), f"/releases?product=thermostat&group={group}"),
         (("firmware", "show", "20.1.0"), "/firmware/thermostat/app/20.1.0"),
     ):
-        said = fleet.office.run(*command, "--home", colleague, "-o", "json").json
+        said = fleet.json(*command, "--home", colleague)
         assert steady(said) == steady(fleet.api("GET", path)) == steady(fleet.json(*command))
     (component,) = fleet.api("GET", "/devices/truth-1")["components"]
     assert component["digest"] == device.seen.current_digest() == image.digest

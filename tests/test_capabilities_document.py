@@ -1,0 +1,77 @@
+"""`docs/capabilities.md`: every capability has its row, every test that a row names exists, every command, too."""
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import click
+import pytest
+
+from cloud.cli import fleetlift
+from device_agent.cli import main as fleetlift_agent
+
+REPOSITORY = Path(__file__).parents[1]
+DOCUMENT = REPOSITORY / "docs" / "capabilities.md"
+PROMISED = {
+    *(f"R{number}" for number in (*range(1, 9), *range(10, 18), 22)),
+    *(f"D{number}" for number in (*range(1, 8), *range(10, 14), 15, 17, 18)),
+    *("S3", "B1", "B3", "B6", "B10"),
+}
+HEAD = ("| ID | how | test |", "| --- | --- | --- |")
+ROW = re.compile(r"\| (?P<id>[A-Z]\d+) \| (?P<how>.*) \| (?P<test>.*) \|")
+NODE = re.compile(r"`([\w/]+\.py)::(\w+)`")
+
+
+def rows() -> list[tuple[str, str, list[tuple[str, str]]]]:
+    """Each row's id, its second column, and the file and function of each test in the third."""
+    found = [ROW.fullmatch(line) for line in DOCUMENT.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    return [(row["id"], row["how"], NODE.findall(row["test"])) for row in found if row]
+
+
+@cache
+def functions_of(file: str) -> frozenset[str]:
+    tree = ast.parse((REPOSITORY / file).read_text(encoding="utf-8"))
+    return frozenset(node.name for node in tree.body if isinstance(node, ast.FunctionDef))
+
+
+def test_every_promised_capability_has_one_row() -> None:
+    ids = [row_id for row_id, _, _ in rows()]
+    assert sorted(ids) == sorted(PROMISED)
+
+
+def test_every_line_of_the_tables_is_a_row() -> None:
+    lines = [line for line in DOCUMENT.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    odd = [line for line in lines if not ROW.fullmatch(line) and line not in HEAD]
+    assert odd == []
+
+
+@pytest.mark.parametrize(("row_id", "tests"), [(row_id, tests) for row_id, _, tests in rows()])
+def test_every_test_that_a_row_names_exists(row_id: str, tests: list[tuple[str, str]]) -> None:
+    assert tests, f"{row_id} names no test"
+    for file, function in tests:
+        assert (REPOSITORY / file).is_file(), f"{row_id}: {file}"
+        assert file.startswith("tests/")
+        assert function.startswith("test_")
+        assert function in functions_of(file), f"{row_id}: {file}::{function}"
+
+
+def commands(how: str) -> Iterator[tuple[click.Command, list[str]]]:
+    for quoted in re.findall(r"`([^`]+)`", how):
+        words = quoted.split()
+        if words[0] in ("fleetlift", "fleetlift-agent"):
+            yield (fleetlift if words[0] == "fleetlift" else fleetlift_agent), words[1:]
+
+
+@pytest.mark.parametrize(("row_id", "how"), [(row_id, how) for row_id, how, _ in rows()])
+def test_every_command_and_option_that_a_row_names_exists(row_id: str, how: str) -> None:
+    for root, words in commands(how):
+        command, rest = root, list(words)
+        while isinstance(command, click.Group):
+            found = command.get_command(click.Context(command), rest.pop(0))
+            assert found is not None, f"{row_id}: {words}"
+            command = found
+        known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        said = {word for word in rest if word.startswith("--")}
+        assert said <= known, f"{row_id}: {words}"
