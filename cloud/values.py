@@ -192,8 +192,14 @@ class ReleaseMetrics:
     """What became of a release, derived from the devices' journals each time it is asked.
 
     `downloads` are attempts that had the image whole and verified; `installs` successes that stand; `taken_back`
-    successes that a device later contradicted; `active` the devices that report this digest and whose newest success
-    is of this release; `group_devices` the devices of the channel's group, of which `active_percent` are active.
+    successes that a device later contradicted; `group_devices` the devices of the channel's group, of which
+    `active_percent` are `active` on this release.
+
+    A device is active on one release at most. It reports an image that its newest standing success is of (whatever
+    that came from), and is active on the first enabled release of that image that applies to it: by its groups in rank
+    order, newest label first. So who runs an image that is released again is active on the newer label at once, though
+    `installs` stays where the image was taken. Where no enabled release has that image, a device is active on the one
+    that its newest success is of. One that had the image before it was ever released is active nowhere.
     """
 
     release_id: str

@@ -24,7 +24,11 @@ release.add_command(push)
 @channel_options
 @pass_operator
 def list_(operator: Operator, *, product: str | None, group: str | None, component: str | None) -> None:
-    """List releases per channel, newest label first."""
+    """List releases per channel, newest label first.
+
+    DOWNLOADS and INSTALLS are those of the label itself. ACTIVE is the share of the group that took the label's image
+    and runs it now; where it is released again, on the newest label.
+    """
     query = {"product": product or operator.context.product, "group": group, "component": component}
     operator.output.rows(operator.api.get("releases", **query), COLUMNS, nothing="There is no release yet.")
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
-from sqlalchemy import case, func
+from sqlalchemy import ColumnElement, and_, case, func, or_, true
 from sqlalchemy import select as select_columns
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
 
-from cloud.models import AttemptRow, ComponentRow, DeviceRow, FirmwareRow, ReleaseRow
+from cloud.models import AttemptRow, ComponentRow, DeviceRow, FirmwareRow, GroupRow, MembershipRow, ReleaseRow
 from cloud.store.channels import channel_key, in_channel
 from cloud.store.engine import Database
 from cloud.store.lookup import release_row
 from cloud.store.situations import ids_of
 from cloud.values import ChannelKey, ReleaseMetrics
+from protocol.identity import EVERYONE
+from protocol.manifest import ANY_HARDWARE
 from protocol.phases import Outcome, Reason
 
 
@@ -110,8 +112,8 @@ def _by_reason(counts: Mapping[tuple[str | None, bool], int]) -> dict[Reason, in
 
 
 def _active(session: Session, release: ReleaseRow) -> int:
-    """Count the devices that report the release's digest and whose newest success is of this release."""
-    firmware = session.get_one(FirmwareRow, release.firmware_id)
+    """Count the devices of the release's group that are active on it, by the definition in `ReleaseMetrics`."""
+    digest = session.get_one(FirmwareRow, release.firmware_id).digest
     newer = aliased(AttemptRow)
     overtaken = (
         select(newer.id)
@@ -131,12 +133,66 @@ def _active(session: Session, release: ReleaseRow) -> int:
             (col(ComponentRow.device_id) == col(AttemptRow.device_id))
             & (col(ComponentRow.component) == col(AttemptRow.component)),
         )
+        .join(DeviceRow, col(DeviceRow.id) == col(AttemptRow.device_id))
         .where(
-            col(AttemptRow.source_id) == release.id,
+            col(DeviceRow.product) == release.product,
+            _in_group(release.product, release.group_name),
+            col(ComponentRow.component) == release.component,
+            col(ComponentRow.digest) == digest,
+            col(AttemptRow.digest) == digest,
             col(AttemptRow.outcome) == Outcome.SUCCEEDED.value,
             col(AttemptRow.taken_back_at_ms).is_(None),
-            col(ComponentRow.digest) == firmware.digest,
             ~overtaken,
+            _counts_here(session, release, digest),
         )
     )
     return session.exec(query).one()
+
+
+def _counts_here(session: Session, release: ReleaseRow, digest: str) -> ColumnElement[bool]:
+    """Return the condition for a device that has the release's image to be active on this release and no other."""
+    query = (
+        select(ReleaseRow, FirmwareRow)
+        .join(FirmwareRow, col(FirmwareRow.id) == col(ReleaseRow.firmware_id))
+        .join(
+            GroupRow,
+            (col(GroupRow.product) == col(ReleaseRow.product)) & (col(GroupRow.name) == col(ReleaseRow.group_name)),
+        )
+        .where(
+            col(ReleaseRow.product) == release.product,
+            col(ReleaseRow.component) == release.component,
+            col(ReleaseRow.enabled).is_(True),
+            col(FirmwareRow.digest) == digest,
+        )
+        .order_by(col(GroupRow.rank), col(ReleaseRow.label).desc())
+    )
+    reached = {row.id: (row.group_name, tuple(firmware.hardware_models)) for row, firmware in session.exec(query)}
+
+    def of_none(releases: Iterable[tuple[str, tuple[str, ...]]]) -> list[ColumnElement[bool]]:
+        return [~_reaches(release.product, *one) for one in dict.fromkeys(releases)]
+
+    newest_success = and_(col(AttemptRow.source_id) == release.id, *of_none(reached.values()))
+    if release.id not in reached:
+        return newest_success
+    decides_before = list(reached.values())[: list(reached).index(release.id)]
+    first = and_(_reaches(release.product, *reached[release.id]), *of_none(decides_before))
+    return or_(first, newest_success)
+
+
+def _reaches(product: str, group: str, hardware_models: Sequence[str]) -> ColumnElement[bool]:
+    """Return the condition for a release to apply to a device that runs its image.
+
+    Its percentage and range do not count for those (rule 3 of `protocol.selection`).
+    """
+    every_model = ANY_HARDWARE in hardware_models
+    admitted = true() if every_model else col(DeviceRow.hardware_model).in_(hardware_models)
+    return and_(_in_group(product, group), admitted)
+
+
+def _in_group(product: str, group: str) -> ColumnElement[bool]:
+    if group == EVERYONE:
+        return true()
+    members = select(MembershipRow.device_id).where(
+        col(MembershipRow.product) == product, col(MembershipRow.group_name) == group
+    )
+    return col(DeviceRow.id).in_(members)

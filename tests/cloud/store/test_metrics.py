@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import insert
@@ -10,9 +11,24 @@ from sqlalchemy import insert
 from cloud.models import AttemptRow, ComponentRow, DeviceRow, MembershipRow
 from cloud.store.errors import NotFoundError
 from cloud.store.store import Store
+from cloud.values import ReleasePatch, ReleaseView
 from protocol.identity import EVERYONE
 from protocol.phases import Outcome, Phase, Reason
-from tests.cloud.store.fleets import ANN, HAPPY, MODEL, PRODUCT, channel, digest_of, join, release
+from protocol.values import Via
+from tests.cloud.store.fleets import (
+    ANN,
+    HAPPY,
+    MODEL,
+    PRODUCT,
+    Device,
+    channel,
+    digest_of,
+    image_of,
+    join,
+    manifest,
+    publish,
+    release,
+)
 
 
 def test_a_release_that_nobody_met_has_zeros(store: Store) -> None:
@@ -67,6 +83,74 @@ def test_a_report_that_comes_twice_counts_once(store: Store) -> None:
     assert (metrics.attempts, metrics.downloads, metrics.installs, metrics.active) == (1, 1, 1, 1)
 
 
+def active(store: Store, *releases: ReleaseView) -> tuple[int, ...]:
+    return tuple(store.metrics.release(made.release_id).active for made in releases)
+
+
+def test_what_runs_is_active_on_its_newest_label_as_soon_as_it_is_released_again(store: Store) -> None:
+    first, other = release(store, "1.1.0"), release(store, "1.2.0")
+    here, moved, never = join(store, "pi-1", "pi-2", "pi-3")
+    here.take("1.1.0", first.release_id)
+    moved.take("1.1.0", first.release_id)
+    moved.take("1.2.0", other.release_id)
+    assert active(store, first, other) == (1, 1)
+
+    again = release(store, "1.1.0", percentage=1, target_range="9.x")
+    assert active(store, first, other, again) == (0, 1, 1), "percentage and range do not count for who runs it"
+    metrics = store.metrics.release(again.release_id)
+    assert (metrics.installs, metrics.active_percent) == (0, 33.3), "nobody took it from there"
+    never.take("1.1.0", again.release_id)
+    assert active(store, first, other, again) == (0, 1, 2)
+
+    store.releases.patch(again.release_id, ReleasePatch(enabled=False), by=ANN)
+    assert active(store, first, other, again) == (2, 1, 0), "the label before decides for them again"
+    store.releases.patch(first.release_id, ReleasePatch(enabled=False), by=ANN)
+    assert active(store, first, other, again) == (1, 1, 1), "none decides: each where it took it"
+
+
+def test_an_image_that_came_from_elsewhere_is_active_where_it_is_released(store: Store) -> None:
+    publish(store, "1.1.1")
+    factory, alone, failed = join(store, "pi-1", "pi-2", "pi-3")
+    ota = store.devices.create_ota("pi-2", "app", "1.1.1", by=ANN)
+    alone.take("1.1.1", ota.ota_id, via=Via.OTA)
+    factory.running = {"app": "1.1.1"}
+    factory.tell()
+    made = release(store, "1.1.1")
+    failed.fail("1.1.1", made.release_id)
+    assert active(store, made) == (1,), "success is evidence: the factory's image is none, nor is a trial"
+
+
+def test_the_group_that_decides_has_its_devices_active(store: Store) -> None:
+    store.catalog.create_group(PRODUCT, "test", by=ANN)
+    tested, everywhere = join(store, "pi-1", "pi-2")
+    store.catalog.add_to_group(PRODUCT, "test", ["pi-1"], by=ANN)
+    trial = release(store, "1.1.0", "test")
+    tested.take("1.1.0", trial.release_id)
+    promoted = store.releases.promote(trial.release_id, EVERYONE, by=ANN)
+    everywhere.take("1.1.0", promoted.release_id)
+    assert active(store, trial, promoted) == (1, 1)
+
+    store.catalog.add_to_group(PRODUCT, "test", ["pi-2"], by=ANN)
+    assert active(store, trial, promoted) == (2, 0)
+    store.catalog.remove_from_group(PRODUCT, "test", ["pi-1", "pi-2"], by=ANN)
+    assert active(store, trial, promoted) == (0, 2)
+    assert store.metrics.release(promoted.release_id).active_percent == 100.0
+
+
+def test_of_one_image_for_two_models_each_device_is_active_on_its_own(store: Store) -> None:
+    same = replace(manifest("1.1.0", 4, hardware=("pi5",)), version="1.1.1")
+    size_bytes = len(image_of("app", "1.1.0"))
+    store.catalog.add_firmware(
+        same, digest=digest_of("1.1.0"), size_bytes=size_bytes, signer_keyids=("k",), published=True, by=ANN
+    )
+    older, newer = release(store, "1.1.0"), release(store, "1.1.1")
+    four, five = (Device(store, f"pi-{model}", model=model) for model in ("pi4", "pi5"))
+    for device, made in ((four, older), (five, newer)):
+        device.hello()
+        device.take("1.1.0", made.release_id)
+    assert active(store, older, newer) == (1, 1)
+
+
 def test_active_devices_are_those_of_the_newest_success(store: Store) -> None:
     store.catalog.create_group(PRODUCT, "test", by=ANN)
     first, second = release(store, "1.1.0"), release(store, "1.2.0", "test")
@@ -79,13 +163,13 @@ def test_active_devices_are_those_of_the_newest_success(store: Store) -> None:
     back = release(store, "1.1.0", "test")
     moved.take("1.1.0", back.release_id)
 
-    def active(release_id: str) -> tuple[int, int, float]:
+    def counted(release_id: str) -> tuple[int, int, float]:
         metrics = store.metrics.release(release_id)
         return metrics.installs, metrics.active, metrics.active_percent
 
-    assert active(first.release_id) == (3, 2, 66.7)
-    assert active(second.release_id) == (1, 0, 0.0)
-    assert active(back.release_id) == (1, 1, 50.0)
+    assert counted(first.release_id) == (3, 1, 33.3)
+    assert counted(second.release_id) == (1, 0, 0.0)
+    assert counted(back.release_id) == (1, 2, 100.0), "it decides for the group's other device as well"
 
 
 def test_taking_it_again_leaves_a_device_counted_once(store: Store) -> None:
