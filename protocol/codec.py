@@ -40,7 +40,7 @@ def structure(value: object, kind: type[T]) -> T:
 
 
 def decode_json(payload: bytes | bytearray | str, name: str, *, max_bytes: int = MAX_MESSAGE_BYTES) -> dict[str, Any]:
-    """Return a JSON object's fields; refuses what RFC 8259 leaves open (duplicate keys, NaN, depth) by name."""
+    """Return a JSON object's fields; refuses by name what RFC 8259 leaves open: duplicate keys, NaN, depth, surrogates."""
     if len(payload) > max_bytes:
         raise MessageError(f"{name}: {len(payload)} bytes, at most {max_bytes} are read")
     try:
@@ -55,6 +55,8 @@ def decode_json(payload: bytes | bytearray | str, name: str, *, max_bytes: int =
     if not isinstance(value, dict):
         raise MessageError(f"{name}: a JSON object is expected")
     _check_depth(value, name)
+    if "\\ud" in text or "\\uD" in text:
+        _check_text(value, name)
     return value
 
 
@@ -110,6 +112,14 @@ def _check_depth(value: object, name: str) -> None:
         if not level:
             return
     raise MessageError(f"{name}: nested deeper than {MAX_DEPTH}")
+
+
+def _check_text(value: object, name: str) -> None:
+    """Refuse half a character: JSON can escape a surrogate without its other half, UTF-8 cannot hold it."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise MessageError(f"{name}: a lone surrogate is not text") from None
 
 
 def _describe(error: BaseException, kind: type | None) -> str:

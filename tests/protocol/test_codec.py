@@ -56,6 +56,8 @@ def test_no_field_takes_a_value_of_another_type(message: object) -> None:
         (b'{"session":-Infinity}', "Infinity"),
         (b'{"session":9007199254740992}', "2\\*\\*53"),
         (b'{"session":' + b"9" * 5000 + b"}", "2\\*\\*53"),
+        (b'{"x":"\\ud800"}', "lone surrogate"),
+        (b'{"x":[{"\\uDFFF":1}]}', "lone surrogate"),
         (b'{"x":' + b"[" * 60000 + b"]" * 60000 + b"}", "nested deeper"),
         (b'{"x":' + b"[" * 17 + b"]" * 17 + b"}", "nested deeper"),
         (b'{"x":' + b'{"x":' * 40 + b"1" + b"}" * 41, "nested deeper"),
