@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query
 
 from cloud.api.backend import Actor, Server
 from cloud.api.documents import DevicePage, Lock, NewDevice
-from cloud.api.naming import find_device, find_firmware, find_group, find_product
+from cloud.api.naming import check_filter, find_device, find_firmware, find_group, find_product
 from cloud.fleet import AttemptFilter, AttemptView, DeviceFilter, DeviceView, PinView
 from protocol.phases import Outcome
 from protocol.selection import Decision
@@ -39,6 +39,8 @@ def list_devices(  # noqa: PLR0917 - one parameter a query field
         limit=limit,
     )
     found = server.store.devices.devices(which)
+    if not found:
+        check_filter(server.store, product=product, group=group)
     more = found[-1].device_id if len(found) == limit else None
     return DevicePage(total=server.store.devices.count(which), devices=found, next=more)
 
@@ -104,4 +106,7 @@ def list_attempts(  # noqa: PLR0917 - one parameter a query field
     which = AttemptFilter(
         device_id=device, product=product, source_id=source, open_only=open_only, outcome=outcome, limit=limit
     )
-    return server.store.journal.attempts(which)
+    found = server.store.journal.attempts(which)
+    if not found:
+        check_filter(server.store, product=product)
+    return found

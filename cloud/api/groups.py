@@ -6,7 +6,7 @@ from fastapi import APIRouter
 
 from cloud.api.backend import Actor, Server
 from cloud.api.documents import GroupChange, GroupPage, MembersChange, MembersChanged, NewGroup
-from cloud.api.naming import find_group, find_product
+from cloud.api.naming import check_filter, find_group, find_product
 from cloud.values import GroupView
 
 router = APIRouter(tags=["groups"])
@@ -15,6 +15,7 @@ router = APIRouter(tags=["groups"])
 @router.get("/groups")
 def list_groups(server: Server, product: str | None = None) -> tuple[GroupView, ...]:
     """Return groups in rank order, per product."""
+    check_filter(server.store, product=product)
     return server.store.catalog.groups(product)
 
 

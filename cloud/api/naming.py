@@ -24,6 +24,19 @@ def find_group(store: Store, product: str, group: str) -> GroupView:
         return store.catalog.group(product, group)
 
 
+def check_filter(store: Store, *, product: str | None = None, group: str | None = None) -> None:
+    """Raise NotFoundError for a product or group that does not exist: what a list that is empty was filtered by."""
+    if group is not None and product is not None:
+        find_group(store, product, group)
+    elif product is not None:
+        find_product(store, product)
+    elif group is not None:
+        known = [item.group for item in store.catalog.groups()]
+        with _named(group, lambda: known):
+            if group not in known:
+                raise NotFoundError(f"no product has a group {group!r:.80}")
+
+
 def find_firmware(store: Store, product: str, component: str, version: str) -> FirmwareView:
     """Return a firmware; raises NotFoundError."""
     find_product(store, product)

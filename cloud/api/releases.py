@@ -19,7 +19,7 @@ from cloud.api.documents import (
     ReleaseProgress,
     Rollback,
 )
-from cloud.api.naming import all_devices, find_firmware, find_group
+from cloud.api.naming import all_devices, check_filter, find_firmware, find_group
 from cloud.fleet import AttemptFilter, DeviceFilter
 from cloud.planner import Forecast, forecast
 from cloud.progress import release_progress
@@ -45,6 +45,8 @@ def list_releases(
 ) -> tuple[ReleasePage, ...]:
     """Return releases by channel, newest label first."""
     found = server.store.releases.releases(product=product, group=group, component=component, enabled=enabled)
+    if not found:  # a group that was deleted may have had some
+        check_filter(server.store, product=product, group=group)
     metrics: dict[str, ReleaseMetrics] = {}
     for channel in {release.channel for release in found}:
         metrics.update(server.store.metrics.channel(channel))

@@ -120,8 +120,9 @@ device.add_command(enrol)
 @pass_operator
 def list_(operator: Operator, **query: Any) -> None:
     """List devices by id."""
+    nothing = "There is no device yet." if set(query.values()) == {None} else "No device matches."
     query["product"] = query["product"] or operator.context.product
-    operator.output.rows(list(_pages(operator, query)), COLUMNS, nothing="There is no such device.")
+    operator.output.rows(list(_pages(operator, query)), COLUMNS, nothing=nothing)
 
 
 @device.command("show")

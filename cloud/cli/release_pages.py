@@ -86,7 +86,6 @@ def find(operator: Operator, name: str, channel: dict[str, str | None]) -> Json:
     for page in pages:
         if page["release"]["label"] == int(label[1]):
             return page
-    operator.api.get("groups", key["product"], key["group"])  # says so, if it is the group that does not exist
     where = f"{key['product']}/{key['group']}/{key['component']}"
     known = f"v1 to v{pages[0]['release']['label']}" if pages else "no release at all"
     raise UserError(

@@ -161,6 +161,27 @@ def test_a_name_that_does_not_exist_is_answered_with_the_one_meant(api: Api, pat
     assert says in message
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/devices?group=pilott",
+        f"/devices?product={PRODUCT}&group=pilott",
+        f"/devices?product={PRODUCT}x",
+        "/releases?group=pilott",
+        f"/releases?product={PRODUCT}x&group=pilot",
+        f"/groups?product={PRODUCT}x",
+        f"/firmware?product={PRODUCT}x",
+        f"/attempts?product={PRODUCT}x",
+    ],
+)
+def test_a_filter_that_names_what_does_not_exist_is_refused(api: Api, path: str) -> None:
+    api("POST", "/groups", {"product": PRODUCT, "group": "pilot"}, expect=201)
+    code, message = api.refusal("GET", path, status=404)
+    assert code == "not_found"
+    assert "Did you mean" in message
+    assert api("GET", f"/devices?product={PRODUCT}&group=pilot&online=true")["devices"] == []
+
+
 def test_a_device_is_enrolled_into_groups(api: Api) -> None:
     api("POST", "/groups", {"product": PRODUCT, "group": "pilot"}, expect=201)
     body = {"device_id": "pi-7", "product": PRODUCT, "hardware_model": MODEL, "groups": ["pilot"]}

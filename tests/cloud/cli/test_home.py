@@ -93,6 +93,11 @@ def test_a_long_poll_does_not_keep_a_server_from_ending(closed: Office) -> None:
     waiting.kill()
 
 
+def test_before_the_first_device_the_list_says_so(closed: Office) -> None:
+    closed.serve()
+    assert closed.call("device", "list").out == "There is no device yet.\n"
+
+
 def test_a_second_server_on_the_same_home_is_refused(closed: Office) -> None:
     server = closed.serve()
     refused = closed.run("serve", "--port", "0")

@@ -31,6 +31,12 @@ def test_the_common_options_stand_before_or_after_the_command(office: Office) ->
         (("device", "lock", "nobody-9", "1.0.0"), "nobody-9"),
         (("ota", "nobody-9", "1.0.0"), "nobody-9"),
         (("group", "add", "nogroup", "nobody-9"), "nogroup"),
+        (("device", "list", "--group", "everyon"), "Did you mean 'everyone'?"),
+        (("device", "list", "--group", "everyon", "--product", PRODUCT, "--online"), "Did you mean 'everyone'?"),
+        (("device", "list", "--product", "thermostta"), "Did you mean 'thermostat'?"),
+        (("release", "list", "--group", "everyon"), "Did you mean 'everyone'?"),
+        (("firmware", "list", "--product", "thermostta"), "Did you mean 'thermostat'?"),
+        (("group", "list", "--product", "thermostta"), "Did you mean 'thermostat'?"),
         (("product", "show", "thermostta"), "Did you mean 'thermostat'?"),
         (("product", "create", "root", "--hardware", "a"), "cannot be called 'root'"),
         (("group", "create", "Bad Name"), "is not an id"),
@@ -48,6 +54,12 @@ def test_a_mistake_is_a_sentence(office: Office, arguments: tuple[str, ...], say
 def _expected(arguments: tuple[str, ...]) -> int:
     usage = ("no-such-file", "patch", "Bad Name", ">>1")
     return 2 if set(usage) & set(arguments) else 1
+
+
+def test_a_list_that_is_empty_says_why(office: Office) -> None:
+    assert "No device matches." in office.call("device", "list", "--version", "77.7.7").out
+    assert "No device matches." in office.call("device", "list", "--component", "nothing", "--pending").out
+    assert office.json("device", "list", "--version", "77.7.7") == []
 
 
 def test_a_device_is_locked_and_unlocked(office: Office) -> None:
