@@ -40,7 +40,7 @@ def structure(value: object, kind: type[T]) -> T:
 
 
 def decode_json(payload: bytes | bytearray | str, name: str, *, max_bytes: int = MAX_MESSAGE_BYTES) -> dict[str, Any]:
-    """Return a JSON object's fields; refuses by name what RFC 8259 leaves open (keys twice, NaN, depth, half characters)."""
+    """Return a JSON object's fields; refuses what RFC 8259 leaves open (duplicate keys, NaN, depth) by name."""
     if len(payload) > max_bytes:
         raise MessageError(f"{name}: {len(payload)} bytes, at most {max_bytes} are read")
     try:
