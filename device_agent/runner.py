@@ -129,39 +129,48 @@ class Runner:
             hears=self,
             on_chunk=fetching.on_chunk,
         )
-        effects = Effects(
-            components=components,
-            settings=settings.components,
-            fetching=fetching,
+        self._driver = Driver(journal, loop, self._make_effects().performers(), self._stepped)
+        self._decider = self._make_decider(now)
+        self._listen()
+
+    def _make_effects(self) -> Effects:
+        return Effects(
+            components=self._components,
+            settings=self._settings.components,
+            fetching=self._fetching,
             trial=self._trial,
-            loop=loop,
-            worker=worker,
+            loop=self._loop,
+            worker=self._worker,
             facts=self._facts,
             clear_gate=self._clear_gate,
             runs=self._runs,
         )
-        self._driver = Driver(journal, loop, effects.performers(), self._stepped)
-        self._decider = Decider(
+
+    def _make_decider(self, now: Callable[[], float]) -> Decider:
+        return Decider(
             told=self.contact.told,
-            memory=journal,
+            memory=self._journal,
             driver=self._driver,
-            loop=loop,
-            components=tuple(components),
-            policy=settings.updates.install,
+            loop=self._loop,
+            components=tuple(self._components),
+            policy=self._settings.updates.install,
             facts=self._facts,
-            willingness=gatekeeper.willingness,
+            willingness=self._gatekeeper.willingness,
             starting=lambda name: name in self._starting.names,
             received_bytes=self._fetching.received_bytes,
             now=now,
         )
-        gatekeeper.changed = lambda: loop.post(_nothing)  # and the loop settles
-        desk.on_check = lambda: self.contact.check(Trigger.CHECK)
-        desk.on_confirm = self._trial.confirmed
-        desk.on_ready = self._decider.ready
-        for name, component in components.items():
+
+    def _listen(self) -> None:
+        """Have everybody call the loop."""
+        loop = self._loop
+        loop.settle, loop.failed = self._settle, self._failed
+        self._gatekeeper.changed = lambda: loop.post(_nothing)  # and the loop settles
+        self._desk.on_check = lambda: self.contact.check(Trigger.CHECK)
+        self._desk.on_confirm = self._trial.confirmed
+        self._desk.on_ready = self._decider.ready
+        for name, component in self._components.items():
             component.application.exited(lambda ended, name=name: self._application_ended(name, ended))  # type: ignore[misc]
-        loop.settle = self._settle
-        loop.failed = self._failed
 
     def run(self) -> None:
         """Run until stopped, and end everything but what is in the journal; raises UserError."""
@@ -274,6 +283,8 @@ class Runner:
         if after.phase is Phase.PROVING and before.phase is not Phase.PROVING:
             self.contact.provoke()
         if before.attempt is not None and after.attempt is None:
+            if before.attempt.firmware.component not in self._running:
+                self._starting.names.add(before.attempt.firmware.component)  # what was gone back to did not start
             self._fetching.stop()
             self._loop.post(lambda: self._decider.decide(Trigger.NOTICE))
 

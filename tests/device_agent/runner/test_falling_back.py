@@ -209,3 +209,21 @@ def test_a_trial_does_not_wait_for_the_journal_for_ever(
     device.run(120.0)
     assert device.idle()
     assert world.running == old.digest
+
+
+def test_a_version_before_that_does_not_start_is_tried_again(
+    world: World, cloud: Cloud, old: FirmwareRef, start: Start
+) -> None:
+    device = start()
+    device.run()
+    bad = world.image("2.0.0")
+    world.unhealthy.add(bad.digest)
+    world.crashing.add(old.digest)
+    cloud.release(bad)
+    device.link.notify()
+    device.run(until=lambda: cloud.ends()[-1].version == "2.0.0")
+    assert world.running is None
+    world.crashing.clear()
+    device.run(120.0)
+    assert world.running == old.digest
+    assert device.application.kept_up
