@@ -43,6 +43,8 @@ class World:
     crashing: set[str] = field(default_factory=set)
     resetting: set[str] = field(default_factory=set)
     """The digests of versions that reset the board as soon as they start."""
+    ending: set[str] = field(default_factory=set)
+    """The digests of versions that start, and end at once."""
     running: str | None = None
     """The digest that the application's process was started from."""
     starts: list[str] = field(default_factory=list)
@@ -115,6 +117,9 @@ class SimulatedApplication:
                 self._world.running = None
                 raise PowerCutError("the new version reset the board")
         self.kept_up, self.environment = keep_up, environment
+        if digest in self._world.ending:
+            self._world.time += 0.001
+            self.end_by_itself()
         return digest
 
     def adopt(self, image: Path, *, digest: str, environment: Mapping[str, str], keep_up: bool) -> bool:
