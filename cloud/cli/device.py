@@ -1,7 +1,7 @@
 """`fleetlift device`: who the devices are, how they stand, what they did."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -9,6 +9,9 @@ from cloud.cli.client import Json
 from cloud.cli.context import Group, Operator, pass_operator
 from cloud.cli.enrol import enrol
 from cloud.cli.render import Column, moment, shown, size
+
+NEVER_SAID: Final = "0.0.0"
+"""The agent's version of a device that never said hello: every requirement is above it."""
 
 
 def _runs(device: Any) -> str:
@@ -55,7 +58,7 @@ DETAILS = (
     *COLUMNS[2:5],
     Column("progress", _progress),
     *COLUMNS[5:],
-    Column("agent", "agent_version"),
+    Column("agent", lambda row: "" if row["agent_version"] == NEVER_SAID else row["agent_version"]),
     Column("attributes", "attributes"),
     Column("digests", lambda row: {item["component"]: item["digest"] for item in row["components"]}),
     Column("failed digests", lambda row: [digest[:12] for digest in row["failed"]]),

@@ -3,7 +3,7 @@
 import click
 
 from cloud.cli.context import Group, Operator, pass_operator
-from cloud.cli.render import Column, moment
+from cloud.cli.render import Column, moment, plural
 from cloud.keyring import Keyring
 
 COLUMNS = (
@@ -79,5 +79,5 @@ def disable(operator: Operator, *, name: str | None, yes: bool) -> None:
     """Switch the updates of a whole product off: nothing moves until they are on again."""
     chosen = operator.product(name)
     known = operator.api.get("products", chosen)
-    operator.output.confirm(f"Switch updates off for all {known['devices']} devices of {chosen}?", yes=yes)
+    operator.output.confirm(f"Switch updates of {chosen} off, for {plural(known['devices'], 'device')}?", yes=yes)
     _switch(operator, chosen, enabled=False)

@@ -25,7 +25,7 @@ from cloud.cli.packaging import (
     warn_of_same_image,
 )
 from cloud.cli.release_pages import channel_of, finish, label_of
-from cloud.cli.render import size
+from cloud.cli.render import plural, size
 from cloud.keyring import next_seq
 from protocol.codec import to_plain
 from protocol.errors import IdentityError, UserError
@@ -87,7 +87,8 @@ def push(
         asked = request | ({"firmware": unpublished} if unpublished else {})
         forecast = tell_forecast(operator, asked, _headline(firmware, decision))
         forced = "FORCED, over disabled updates and holds: " if force else ""
-        operator.output.confirm(f"{forced}release it to {forecast['reach']} devices?".capitalize(), yes=yes)
+        reach = plural(forecast["reach"], "device")
+        operator.output.confirm(f"{forced}{'release' if force else 'Release'} it to {reach}?", yes=yes)
         if unpublished is not None and package is not None:
             upload(operator, package.image, package.ref)
             publish(operator, package)

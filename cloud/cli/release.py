@@ -7,8 +7,8 @@ from cloud.cli.context import Group, Operator, pass_operator
 from cloud.cli.options import PERCENTAGE, channel_options, timeout_option, wait_option, yes_option
 from cloud.cli.outlook import tell_forecast
 from cloud.cli.push import push
-from cloud.cli.release_pages import COLUMNS, DETAILS, channel_of, channel_pages, find, finish, label_of
-from cloud.cli.render import plural
+from cloud.cli.release_pages import COLUMNS, channel_of, channel_pages, details, find, finish, label_of
+from cloud.cli.render import plural, shown
 from protocol.errors import UserError
 
 
@@ -39,7 +39,8 @@ def list_(operator: Operator, *, product: str | None, group: str | None, compone
 @pass_operator
 def show(operator: Operator, *, name: str, **channel: str | None) -> None:
     """Show one release and what became of it; RELEASE is a label such as v3, or an id."""
-    operator.output.record(find(operator, name, channel), DETAILS)
+    page = find(operator, name, channel)
+    operator.output.record(page, details(page))
 
 
 @release.command("patch")
@@ -70,10 +71,10 @@ def patch(
     changes = {key: value for key, value in said.items() if value is not None}
     if not changes:
         raise UserError("nothing to change was said, and nothing was changed; see `fleetlift release patch --help`")
-    page = _patch(operator, name, channel, changes)
-    percent = f": {page['release']['percentage']} % of the devices" if percentage is not None else ""
-    operator.output.say(f"{channel_of(page)} {label_of(page)} is changed{percent}. {page['link']}")
-    operator.output.record(page, DETAILS)
+    before = find(operator, name, channel)
+    page = operator.api.patch("releases", before["release"]["release_id"], body=changes)
+    operator.output.say(f"{channel_of(page)} {label_of(page)} {_changed(before, page, changes)}. {page['link']}")
+    operator.output.record(page, details(page))
 
 
 @release.command("enable")
@@ -84,7 +85,7 @@ def enable(operator: Operator, *, name: str, **channel: str | None) -> None:
     """Enable a release that was disabled."""
     page = _patch(operator, name, channel, {"enabled": True})
     operator.output.say(f"{channel_of(page)} {label_of(page)} is enabled{_live_note(page)}. {page['link']}")
-    operator.output.record(page, DETAILS)
+    operator.output.record(page, details(page))
 
 
 @release.command("disable")
@@ -98,7 +99,7 @@ def disable(operator: Operator, *, name: str, **channel: str | None) -> None:
     live = next((other for other in others if other["release"]["live"]), None)
     after = f"{label_of(live)} ({live['release']['firmware']['version']}) is Live" if live else "nothing is Live now"
     operator.output.say(f"{channel_of(page)} {label_of(page)} is disabled; {after}. {page['link']}")
-    operator.output.record(page, DETAILS)
+    operator.output.record(page, details(page))
 
 
 @release.command("now")
@@ -113,12 +114,12 @@ def now(operator: Operator, *, name: str, yes: bool, **channel: str | None) -> N
     waiting = sum(device["stage"] == "waiting" for device in progress["devices"])
     operator.output.confirm(
         f"{channel_of(page)} {label_of(page)} ({page['release']['firmware']['version']}) at once, for the "
-        f"{plural(waiting, 'device')} that waits for it?",
+        f"{plural(waiting, 'device')} that {'waits' if waiting == 1 else 'wait'} for it?",
         yes=yes,
     )
     page = operator.api.patch("releases", page["release"]["release_id"], body={"urgency": "immediate"})
     operator.output.say(f"{channel_of(page)} {label_of(page)} is immediate. {page['link']}")
-    operator.output.record(page, DETAILS)
+    operator.output.record(page, details(page))
 
 
 @release.command("rollback")
@@ -190,6 +191,22 @@ def promote(
     }
     page = operator.api.post("releases", source["release"]["release_id"], "promote", body=body)
     _made(operator, page, wait=wait, timeout=timeout)
+
+
+def _changed(before: Json, after: Json, changes: Json) -> str:
+    """Return what a patch changed, all of it; it may have found everything as it was to be."""
+    is_now = after["release"]
+    words = {
+        "percentage": f"{is_now['percentage']} % of the devices",
+        "mandatory": "mandatory" if is_now["mandatory"] else "optional",
+        "urgency": shown(is_now["urgency"]),
+        "description": f"the description {shown(is_now['description'])!r}"
+        if is_now["description"]
+        else "no description",
+    }
+    changed = [words[name] for name in changes if before["release"][name] != is_now[name]]
+    said = [words[name] for name in changes]
+    return f"is changed: {', '.join(changed)}" if changed else f"was so already and is not changed: {', '.join(said)}"
 
 
 def _urgency(immediate: bool | None) -> str | None:

@@ -53,15 +53,16 @@ COLUMNS = (
     Column("failed", _count("failures"), justify="right"),
     Column("active", lambda page: f"{page['metrics']['active_percent']:.0f} %", justify="right"),
 )
-DETAILS = (
-    Column("deployment", _of("release_id")),
+_BEFORE = (
+    Column("deployment id", _of("release_id")),
     *COLUMNS,
     Column("target range", _of("target_range")),
     Column("mandatory", _of("mandatory")),
     Column("forced", _of("forced")),
     Column("description", _of("description")),
     Column("created", lambda page: f"{moment(page['release']['created_at_ms'])} by {page['release']['created_by']}"),
-    Column("duration", lambda page: f"{page['release']['duration_s']} s"),
+)
+_AFTER = (
     Column("under way", lambda page: page["metrics"]["under_way"]),
     Column("rollback reasons", lambda page: page["metrics"]["rollbacks"]),
     Column("failure reasons", lambda page: page["metrics"]["failures"]),
@@ -69,6 +70,12 @@ DETAILS = (
     Column("devices in group", lambda page: page["metrics"]["group_devices"]),
     Column("page", "link"),
 )
+
+
+def details(page: Any) -> tuple[Column, ...]:
+    """Return what is shown of one release."""
+    heading = "live for" if page["release"]["live"] else "was live for"
+    return (*_BEFORE, Column(heading, lambda row: f"{row['release']['duration_s']} s"), *_AFTER)
 
 
 def find(operator: Operator, name: str, channel: dict[str, str | None]) -> Json:
@@ -110,6 +117,6 @@ def finish(operator: Operator, page: Json, *, wait: bool, timeout: float) -> Non
         progress, code = Watch(operator.output, fetch, timeout).run()
         conclude(operator.output, progress, code, timeout)
         page = page | {"release": progress["release"], "metrics": progress["metrics"], "devices": progress["devices"]}
-    operator.output.record(page, DETAILS)
+    operator.output.record(page, details(page))
     if code:
         click.get_current_context().exit(code)

@@ -1,6 +1,7 @@
 """The operator's other commands, and mistakes: against a server that runs."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,7 @@ def test_an_enrolment_that_cannot_be_leaves_nothing(
 
 def test_an_enrolled_directory_is_not_overwritten(office: Office) -> None:
     office.call("device", "enrol", "twice-1")
+    assert re.search(r"^agent +- *$", office.call("device", "show", "twice-1").out, re.MULTILINE), "it never said hello"
     before = (office.directory / "twice-1" / "agent.toml").read_bytes()
     assert "exists already" in refusal(office, "device", "enrol", "twice-1", code=5)
     assert (office.directory / "twice-1" / "agent.toml").read_bytes() == before

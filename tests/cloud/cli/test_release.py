@@ -1,6 +1,7 @@
 """`release`: what a push does and says before and after, what it refuses, and waiting for devices."""
 
 import json
+import re
 import shutil
 import threading
 
@@ -189,6 +190,56 @@ def test_a_gradual_release_is_made_immediate(office: Office) -> None:
     assert office.json("release", "now", "v1", "--group", "soon", "--yes")["release"]["urgency"] == "immediate"
     said = office.call("release", "patch", "v1", "--group", "soon", "--percentage", "75", "--mandatory").out
     assert "75 % of the devices" in said
+
+
+def properties(text: str) -> dict[str, str]:
+    """The lines of a page: each a name, two spaces at least, and a value."""
+    return dict(re.split(r" {2,}", line.rstrip(), maxsplit=1) for line in text.splitlines())
+
+
+def test_a_release_page_says_how_long_it_was_live(office: Office) -> None:
+    office.call("group", "create", "lived")
+    push(office, "4.5.0", "--group", "lived")
+    shown = properties(office.call("release", "show", "v1", "--group", "lived").out)
+    assert shown["deployment id"] == office.json("release", "show", "v1", "--group", "lived")["release"]["release_id"]
+    assert shown["live for"].endswith(" s")
+    push(office, "4.5.1", "--group", "lived")
+    shown = properties(office.call("release", "show", "v1", "--group", "lived").out)
+    assert "live for" not in shown
+    assert shown["was live for"].endswith(" s")
+
+
+def test_a_patch_says_all_that_it_changed(office: Office) -> None:
+    office.call("group", "create", "patched")
+    push(office, "4.6.0", "--group", "patched", "--percentage", "10")
+    everything = ("--percentage", "45", "--immediate", "--mandatory", "--description", "now")
+    for options, says in (
+        (("--percentage", "30"), "is changed: 30 % of the devices."),
+        (everything, "is changed: 45 % of the devices, mandatory, the description 'now', immediate."),
+        (("--percentage", "45", "--gradual", "--optional"), "is changed: optional, gradual."),
+        (("--description", ""), "is changed: no description."),
+        (("--percentage", "45", "--gradual"), "was so already and is not changed: 45 % of the devices, gradual."),
+    ):
+        assert f"v1 {says}" in office.call("release", "patch", "v1", "--group", "patched", *options).out
+
+
+def test_one_device_is_asked_for_in_the_singular(office: Office) -> None:
+    office.call("group", "create", "single")
+    push(office, "4.7.0", "--range", "77.x")
+    with office.device("single-1"):
+        office.call("group", "add", "single", "single-1")
+        asked = ("release", "push", "4.7.0", "--group", "single")
+        assert "Release it to 1 device?" in refusal_of(office, *asked)
+        assert "FORCED, over disabled updates and holds: release it to 1 device?" in refusal_of(
+            office, *asked, "--force"
+        )
+        office.call(*asked, "--yes")
+        assert "for the 1 device that waits for it?" in refusal_of(office, "release", "now", "v1", "--group", "single")
+
+
+def refusal_of(office: Office, *arguments: str) -> str:
+    """What is asked where nobody is there to answer."""
+    return office.call(*arguments, expect=2).err
 
 
 def test_operators_who_push_at_once_from_homes_of_their_own_all_succeed(office: Office) -> None:
