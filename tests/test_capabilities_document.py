@@ -41,6 +41,12 @@ def test_every_promised_capability_has_one_row() -> None:
     assert sorted(ids) == sorted(PROMISED)
 
 
+def test_third_columns_hold_node_ids_and_nothing_else() -> None:
+    for line in DOCUMENT.read_text(encoding="utf-8").splitlines():
+        if row := ROW.fullmatch(line):
+            assert all(NODE.fullmatch(part) for part in row["test"].split("<br>")), row["id"]
+
+
 def test_every_line_of_the_tables_is_a_row() -> None:
     lines = [line for line in DOCUMENT.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
     odd = [line for line in lines if not ROW.fullmatch(line) and line not in HEAD]

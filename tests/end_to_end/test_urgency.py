@@ -72,6 +72,7 @@ def test_an_immediate_release_is_taken_in_real_time_by_those_that_are_online(fle
     online, offline = fleet.join("now-1", image=before), fleet.join("now-2", image=before)
     group = fleet.group("now", online, offline)
     offline.stop()
+    fleet.until(lambda: not fleet.query("SELECT 1 FROM outbox"), "all told of the group")
     session, answered = fleet.row(online)["session"], fleet.row(online)["desired_seq"]
     fleet.push(after, "--group", group, "--immediate")
     online.expect(after)

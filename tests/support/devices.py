@@ -15,7 +15,7 @@ from tests.support.processes import Processes, Started, is_alive, wait_until
 
 AGENT = Path(sys.executable).parent / "fleetlift-agent"
 COMPONENT = "app"
-TAKE_TIMEOUT_S = 45.0
+TAKE_TIMEOUT_S = 90.0
 """How long an update may take where other suites have the machine, too."""
 
 
