@@ -13,7 +13,7 @@ The policy by which `judge` decides, in order:
 4. If it needs to, the broker was reached (BROKER_UNREACHED) and the application confirmed (NOT_CONFIRMED) since its
    start. Both, like the first probe that passes, are waited for up to `prove_timeout_s`, or to the soak's end if that
    is later (and `probe_s` more, for the probe that shows it). What is lacking at that deadline is what it fails of:
-   health, then broker, then confirmation.
+   health, then broker, then confirmation. Time in which the agent itself stood still does not count (`trial`).
 """
 
 from __future__ import annotations

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 from device_agent.config import ComponentSettings
 from device_agent.driver import Answer
@@ -13,6 +15,9 @@ from device_agent.health import Health, Observations, ProofFailed, ProvePolicy, 
 from device_agent.health import Proved as ProvedGood
 from device_agent.loop import Loop, Worker
 
+LATE_S: Final = 1.0
+"""An agent that wakes later than this did not run: it was stopped, or the device was too busy."""
+MAX_FORGIVEN: Final = 3
 _LOG = logging.getLogger(__name__)
 
 
@@ -25,6 +30,20 @@ class _Watched:
     answer: Answer
     seen: Observations
     policy: ProvePolicy
+    awake_s: float
+    judge_s: float = math.inf
+    probe_s: float = math.inf
+    forgiven: int = 0
+
+    def wake(self, now_s: float) -> None:
+        """Give the version the time back in which the agent, which was to wake long ago, stood still."""
+        late_s = now_s - max(self.awake_s, min(self.judge_s, self.probe_s))
+        if late_s > LATE_S and self.forgiven < MAX_FORGIVEN:
+            timeout_s = self.policy.prove_timeout_s + now_s - self.awake_s
+            self.policy = replace(self.policy, prove_timeout_s=timeout_s)
+            self.forgiven += 1
+            self.judge_s = self.probe_s = math.inf
+        self.awake_s = now_s
 
 
 class Trial:
@@ -67,7 +86,7 @@ class Trial:
             needs_broker=settings.needs_broker,
             probe_s=settings.health.interval_s + settings.health.timeout_s,
         )
-        self._watched = _Watched(settings, alive, answer, seen, policy)
+        self._watched = _Watched(settings, alive, answer, seen, policy, awake_s=self._loop.monotonic())
         self._judge()
         self._probe()
 
@@ -109,6 +128,8 @@ class Trial:
             return
         self._probing = True
         health, began_s = watched.settings.health, self._loop.monotonic()
+        watched.wake(began_s)
+        watched.probe_s = math.inf
 
         def ask() -> None:
             found = probe(health.check, health.timeout_s, alive=watched.alive)
@@ -125,15 +146,18 @@ class Trial:
             _LOG.info("the version on trial did not pass a probe: %s", found.detail)
         self._see(watched.seen.probed(began_s, found))
         if watched is self._watched:
-            self._loop.at("probe", began_s + watched.settings.health.interval_s, self._probe)
+            watched.probe_s = began_s + watched.settings.health.interval_s
+            self._loop.at("probe", watched.probe_s, self._probe)
 
     def _judge(self) -> None:
         watched = self._watched
         if watched is None:
             return
-        verdict = judge(watched.seen, watched.policy, self._loop.monotonic())
-        match verdict:
+        now = self._loop.monotonic()
+        watched.wake(now)
+        match judge(watched.seen, watched.policy, now):
             case Undecided(until_s):
+                watched.judge_s = until_s
                 self._loop.at("judge", until_s, self._judge)
             case ProvedGood():
                 self.end()
