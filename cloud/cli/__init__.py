@@ -18,6 +18,7 @@ from cloud.cli.firmware import firmware
 from cloud.cli.group import group
 from cloud.cli.ota import ota
 from cloud.cli.product import product
+from cloud.cli.readers import outlive_readers
 from cloud.cli.release import release
 from cloud.images import ImageError
 from cloud.roles import ConflictingRoleError
@@ -64,6 +65,7 @@ for _command in LIGHT:
 
 def main() -> int:
     """Run the command line and return the exit code; a person's mistake is a sentence, never a traceback."""
+    outlive_readers()
     try:
         code = fleetlift.main(prog_name="fleetlift", standalone_mode=False)
     except click.ClickException as error:

@@ -1,15 +1,18 @@
 """`release`: what a push does and says before and after, what it refuses, and waiting for devices."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
 import threading
+from typing import Any
 
 import pytest
 
 from protocol.values import Via
 from tests.cloud.cli.deeds import push, refusal, take
-from tests.cloud.cli.offices import Answer, Office
+from tests.cloud.cli.offices import FLEETLIFT, Answer, Office
 
 
 def test_one_action_packages_signs_uploads_and_releases(office: Office) -> None:
@@ -94,6 +97,20 @@ def test_the_same_image_under_a_new_version_is_told(office: Office) -> None:
         watched = push(office, "2.6.1", "--group", "same", "--wait", text="print('the same')\n")
     assert "same-1: already (runs the same image as 2.6.0)" in watched.err
     assert "same digest" not in push(office, "2.6.2", "--group", "same").err
+
+
+@pytest.mark.parametrize("streams", [("stdout",), ("stdout", "stderr")])
+def test_what_was_agreed_to_is_done_though_nobody_reads_on(office: Office, streams: tuple[str, ...]) -> None:
+    version = f"2.7.{len(streams)}"
+    source = office.application(f"print('{version}')", name=f"unread-{version}")
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = (FLEETLIFT, "release", "push", source, "--version", version, "--yes", "--home", office.home)
+    to: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | dict.fromkeys(streams, writer)
+    done = subprocess.run(command, **to, text=True, timeout=60, check=False)
+    os.close(writer)
+    assert (done.returncode, "roken" in (done.stderr or ""), "Traceback" in (done.stderr or "")) == (0, False, False)
+    assert version in [page["release"]["firmware"]["version"] for page in office.json("release", "list")]
 
 
 @pytest.mark.parametrize("percentage", ["0", "101", "ten", "5.5", "-1", ""])
