@@ -62,6 +62,17 @@ class OtaView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RefusedMessage:
+    """What a device said of one kind that was not processed, for one reason: how often, and why the last time."""
+
+    kind: str
+    code: str
+    sentence: str
+    count: int
+    last_at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceFilter:
     """Which devices: every field that is not None must match. Ordered by id; `after` is the last id of the page before.
 
@@ -80,7 +91,11 @@ class DeviceFilter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceView:
-    """A device: what it is, how it last said it stands, and what was decided for it."""
+    """A device: what it is, how it last said it stands, and what was decided for it.
+
+    `refused` counts what the device refused. `refused_messages` is what was refused of the device's own messages, the
+    last one first, since the server started: the store does not know it, and who does fills it in.
+    """
 
     device_id: str
     product: str
@@ -104,6 +119,7 @@ class DeviceView:
     root_version: int
     journal_id: str | None
     journal_through: int
+    refused_messages: tuple[RefusedMessage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

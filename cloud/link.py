@@ -1,6 +1,6 @@
 """The cloud's control connection: hears every device, hands typed messages on in order, publishes until acknowledged.
 
-Bytes from the network are counted, logged once per (kind, code) and dropped when they are not what `docs/protocol.md`
+Bytes from the network are counted, noted (`cloud/refusals.py`) and dropped when they are not what `docs/protocol.md`
 says; nothing that a device sends ends the loop. What waits to be handled is bounded (`cloud/inbox.py` says what gives
 way); wants have a line of their own, so that a slow database does not stop downloads.
 
@@ -32,8 +32,10 @@ from cloud.connection import (
     Versions,
 )
 from cloud.inbox import Inbox, Room, Waiting
+from cloud.refusals import Refusals
 from protocol.codec import decode
 from protocol.errors import FleetliftError, ProtocolError
+from protocol.identity import check_id
 from protocol.topics import Topics, UpTopic
 from protocol.up import Ask, DeviceState, Hello, Presence, Report, Want
 
@@ -80,7 +82,9 @@ class Link:
         workers: int = 8,
         room: Room | None = None,
         backoff: Backoff | None = None,
+        refusals: Refusals | None = None,
     ) -> None:
+        self._refusals = refusals or Refusals()
         self._broker = broker
         self._topics = topics
         self._handle = handle
@@ -240,16 +244,18 @@ class Link:
         try:
             meant = self._topics.parse(topic)
         except ProtocolError as error:
-            self._refuse("topic", error.code, topic, error)
+            self._refuse(self._who(topic), "topic", error.code, str(error))
             return
         if not isinstance(meant, UpTopic):
-            self._refuse("topic", "not_up", topic)
+            self._refuse(topic, "topic", "not_up", "nothing is published there by devices")
             return
         self._received[meant.kind] += 1
         if message.retain and meant.kind not in RETAINED:
-            self._refuse(meant.kind, "retained", topic)
+            self._refuse(
+                meant.device_id, meant.kind, "retained", "an old copy that the broker retained: it says nothing"
+            )
         elif not self._lane(meant.kind).put(Waiting(meant.device_id, meant.kind, topic, message.payload)):
-            self._refuse(meant.kind, "overload", topic)
+            self._refuse(meant.device_id, meant.kind, "overload", "too many messages were waiting", of_all=True)
 
     def _lane(self, kind: str) -> "_Lane":
         return self._lanes.get(kind) or self._lanes[""]
@@ -261,19 +267,26 @@ class Link:
                 message = decode(waiting.payload, KINDS[waiting.kind])
                 await self._handle(waiting.device_id, message)
             except ProtocolError as error:
-                self._refuse(waiting.kind, error.code, waiting.topic, error)
+                self._refuse(waiting.device_id, waiting.kind, error.code, str(error))
             except Exception as error:  # noqa: BLE001 - whatever one message does, the next is handled
-                self._refuse(waiting.kind, "failed", waiting.topic, error)
+                why = f"the server failed at it: {type(error).__name__}: {error}"
+                self._refuse(waiting.device_id, waiting.kind, "failed", why, of_all=True)
                 _log.debug("%s", waiting.topic, exc_info=error)
             finally:
                 lane.done(waiting.device_id)
             await asyncio.sleep(0)  # a handler that never waits must not keep the connection from being read
 
-    def _refuse(self, kind: str, code: str, topic: str, error: BaseException | None = None) -> None:
+    def _refuse(self, who: str, kind: str, code: str, why: str, *, of_all: bool = False) -> None:
         self._refused[kind, code] += 1
-        if self._refused[kind, code] == 1:
-            why = f"{type(error).__name__}: {error}" if error else code
-            _log.warning("%s dropped (%s, %s): %.300s; further ones are only counted", topic, kind, code, why)
+        self._refusals.note(who, kind, code, why, of_all=of_all)
+
+    def _who(self, topic: str) -> str:
+        """Return the device that a topic names in its place, though it is none of ours; else the topic."""
+        device_id = topic.removeprefix(f"{self._topics.root}/d/").partition("/")[0]
+        try:
+            return check_id(device_id)
+        except ProtocolError:
+            return topic
 
 
 class _Lane:

@@ -2,12 +2,14 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Protocol, TypeVar, assert_never
 
 from cloud.artifacts import Artifacts
 from cloud.changes import Changes
+from cloud.demand import Refusal
 from cloud.link import UpMessage
+from cloud.store.journal import OTHER_PRODUCT, STALE_HELLO, UNKNOWN_DEVICE, UNKNOWN_PRODUCT
 from cloud.store.store import Store
 from cloud.tally import Tally
 from cloud.trust import MetadataRepository
@@ -24,13 +26,30 @@ M = TypeVar("M")
 Publish = Callable[[str, bytes], Awaitable[None]]
 """Takes topic and payload; returns when the broker has it (QoS 1)."""
 _CHANNEL_PARTS: Final = 2  # <group>/<component>
+_HELLOS: Final[Mapping[str, str]] = {
+    UNKNOWN_PRODUCT: "there is no product {hello.product}",
+    OTHER_PRODUCT: "the device is registered as one of another product than {hello.product}",
+    UNKNOWN_DEVICE: "the device was not enrolled, and only known ones are let in",
+    STALE_HELLO: "session {hello.state.session} is before the one that it is in; each connect has a higher number",
+}
+_WANTS: Final[Mapping[Refusal, str]] = {
+    Refusal.UNKNOWN_BLOB: "there is no such blob",
+    Refusal.BEYOND_BLOB: "the blob ends before these chunks",
+    Refusal.TOO_MANY_BLOBS: "too many blobs are wanted at once; it is taken when it is asked again",
+    Refusal.TOO_MANY_DETACHED: "too many devices are served alone; it is taken when it is asked again",
+    Refusal.TOO_MANY_CHUNKS: "the device wants more chunks at once than are kept for one",
+}
+_UNKNOWN_OR_STALE: Final = (
+    "the device has not said hello yet, or this is no newer than what is known: session grows with each connect, and "
+    "the seq of a state within a session"
+)
 
 
 class Streaming(Protocol):
     """Where wanted chunks are sent from."""
 
-    def want(self, device_id: str, want: Want) -> object:
-        """Have chunks sent; returns at once, and counts what it does not take."""
+    def want(self, device_id: str, want: Want) -> Refusal | None:
+        """Have chunks sent; returns at once, with the reason if not all of it is taken (which is counted as well)."""
 
 
 class Reception:
@@ -68,7 +87,7 @@ class Reception:
             case Report():
                 await self._report(device_id, message)
             case Want():
-                self._streams.want(device_id, message)
+                self._want(device_id, message)
             case Ask():
                 await self._ask(device_id, message)
             case _:
@@ -79,7 +98,7 @@ class Reception:
             self._store.journal.receive_hello, device_id, hello, open_joining=self._open_joining
         )
         if answer.refusal is not None:
-            self._tally.refuse("hello", answer.refusal, device_id)
+            self._tally.refuse("hello", answer.refusal, device_id, _HELLOS[answer.refusal].format(hello=hello))
             return
         self._changes.bump()
         if answer.ack is not None:
@@ -96,12 +115,13 @@ class Reception:
         if await asyncio.to_thread(store, device_id, message):
             self._changes.bump()
         else:
-            self._tally.refuse(kind, "unknown_or_stale", device_id)
+            # Usual: what is retained or comes twice is old when it arrives.
+            self._tally.refuse(kind, "unknown_or_stale", device_id, _UNKNOWN_OR_STALE, of_all=True)
 
     async def _report(self, device_id: str, report: Report) -> None:
         through = await asyncio.to_thread(self._store.journal.receive_report, device_id, report)
         if through is None:
-            self._tally.refuse("report", "unknown_device", device_id)
+            self._tally.refuse("report", UNKNOWN_DEVICE, device_id, "the device has not said hello yet")
             return
         self._changes.bump()
         ack = Ack(journal_id=report.journal_id, through=through)
@@ -118,7 +138,14 @@ class Reception:
         elif len(ask.name.split("/")) == _CHANNEL_PARTS:
             self._repeat(OutboxKind.NOTICE, f"{product}/{ask.name}")
         else:
-            self._tally.refuse("ask", "bad_name", device_id)
+            self._tally.refuse("ask", "bad_name", device_id, f"{ask.name!r:.100} is no channel: <group>/<component>")
+
+    def _want(self, device_id: str, want: Want) -> None:
+        refusal = self._streams.want(device_id, want)
+        if refusal is not None:
+            of_all = refusal in (Refusal.TOO_MANY_BLOBS, Refusal.TOO_MANY_DETACHED)
+            why = f"{_WANTS[refusal]} (blob {want.blob[:12]})"
+            self._tally.refusals.note(device_id, "want", refusal.value, why, of_all=of_all)
 
     def _metadata(self, ask: Ask) -> Metadata:
         content = self._repository.metadata(ask.name)

@@ -16,6 +16,7 @@ from cloud.changes import Changes
 from cloud.link import LinkError, UpMessage
 from cloud.planner import TooManyReleasesError
 from cloud.reception import Reception, Streaming
+from cloud.refusals import Refusals
 from cloud.roles import TrustError
 from cloud.store.errors import NotFoundError
 from cloud.store.store import Store
@@ -65,9 +66,10 @@ class Service:
         topics: Topics,
         changes: Changes,
         open_joining: bool = True,
+        refusals: Refusals | None = None,
     ) -> None:
         """Take the parts; `run` starts."""
-        self.tally = Tally()
+        self.tally = Tally(refusals)
         self._store, self._repository, self._link, self._topics = store, repository, link, topics
         self._changes = changes
         self._connected = asyncio.Event()
@@ -116,10 +118,10 @@ class Service:
             try:
                 await step()
             except FleetliftError as error:
-                self.tally.refuse(name, "failed", "the service", error)
+                self.tally.fail(name, "failed", "the service", error)
                 await asyncio.sleep(LOOK_AGAIN_S)
             except OSError as error:
-                self.tally.refuse(name, "disk", "the service", error)
+                self.tally.fail(name, "disk", "the service", error)
                 await asyncio.sleep(LOOK_AGAIN_S)
             except Exception:  # noqa: BLE001 - the same
                 _log.exception("%s failed and is tried again", name)
@@ -141,9 +143,9 @@ class Service:
         except LinkError:
             raise  # the whole outbox waits until the broker is back
         except (NotFoundError, ProtocolError, TrustError, TooManyReleasesError) as error:  # gone, or never to be said
-            self.tally.refuse(item.kind.value, _code_of(error), item.key, error)
+            self.tally.fail(item.kind.value, _code_of(error), item.key, error)
         except FleetliftError as error:  # to the end of the line: it must not keep the others waiting
-            self.tally.refuse(item.kind.value, _code_of(error), item.key, error)
+            self.tally.fail(item.kind.value, _code_of(error), item.key, error)
             await asyncio.to_thread(self._store.outbox.mark, item.kind, item.key)
             return False
         return await asyncio.to_thread(self._store.outbox.settle, item)
@@ -195,7 +197,7 @@ class Service:
             try:
                 await self._say(kind, key)
             except FleetliftError as error:  # after the next connection everything is said again anyway
-                self.tally.refuse(kind.value, _code_of(error), key, error)
+                self.tally.fail(kind.value, _code_of(error), key, error)
             except BaseException:
                 self._repeat(kind, key)
                 raise

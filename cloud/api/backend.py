@@ -14,6 +14,7 @@ from cloud.artifacts import Artifacts
 from cloud.changes import Changes
 from cloud.config import Settings
 from cloud.intake import Intake
+from cloud.refusals import Refusals
 from cloud.store.store import Store
 from cloud.trust import MetadataRepository
 
@@ -27,7 +28,8 @@ class Backend:
     """The server's parts.
 
     `broker_url` is what devices are told, `base_url` what links in answers begin with; `why_not_ready` says in a word
-    what keeps devices from being served, and nothing when all is well; `counters` gives what the loops have counted.
+    what keeps devices from being served, and nothing when all is well; `counters` gives what the loops have counted,
+    `refusals` what they refused of each device.
     """
 
     store: Store
@@ -40,6 +42,7 @@ class Backend:
     changes: Changes = field(default_factory=Changes)
     why_not_ready: Callable[[], str] = str
     counters: Callable[[], Mapping[str, Mapping[str, int]]] = dict
+    refusals: Refusals = field(default_factory=Refusals)
 
     def link(self, *path: str | int) -> str:
         """Return the address of a page of the API."""

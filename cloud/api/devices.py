@@ -1,14 +1,16 @@
 """Devices: enrolment, how they stand, what they did, and why they do what they do."""
 
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from cloud.api.backend import Actor, Server
+from cloud.api.backend import Actor, Backend, Server
 from cloud.api.documents import DevicePage, Lock, NewDevice
 from cloud.api.naming import check_filter, find_device, find_firmware, find_group, find_product
 from cloud.fleet import AttemptFilter, AttemptView, DeviceFilter, DeviceView, PinView
+from cloud.store.errors import NotFoundError
 from protocol.phases import Outcome
 from protocol.selection import Decision
 
@@ -42,7 +44,8 @@ def list_devices(  # noqa: PLR0917 - one parameter a query field
     if not found:
         check_filter(server.store, product=product, group=group)
     more = found[-1].device_id if len(found) == limit else None
-    return DevicePage(total=server.store.devices.count(which), devices=found, next=more)
+    devices = tuple(_with_refusals(server, device) for device in found)
+    return DevicePage(total=server.store.devices.count(which), devices=devices, next=more)
 
 
 @router.post("/devices", status_code=HTTPStatus.CREATED)
@@ -59,7 +62,14 @@ def enrol_device(server: Server, actor: Actor, body: NewDevice) -> DeviceView:
 @router.get("/devices/{device_id}")
 def show_device(server: Server, device_id: str) -> DeviceView:
     """Return one device."""
-    return find_device(server.store, device_id)
+    try:
+        return _with_refusals(server, find_device(server.store, device_id))
+    except NotFoundError as error:
+        if refused := server.refusals.of(device_id):
+            why = str(error) + ("" if str(error).endswith("?") else ".")
+            last = f"{refused[0].kind} was refused: {refused[0].sentence}"
+            raise NotFoundError(f"{why} Something of that name speaks to the server, and its last {last}") from None
+        raise
 
 
 @router.get("/devices/{device_id}/history")
@@ -110,3 +120,7 @@ def list_attempts(  # noqa: PLR0917 - one parameter a query field
     if not found:
         check_filter(server.store, product=product)
     return found
+
+
+def _with_refusals(server: Backend, device: DeviceView) -> DeviceView:
+    return replace(device, refused_messages=server.refusals.of(device.device_id))

@@ -18,6 +18,13 @@ _METRICS: Final[dict[int | str, dict[str, Any]]] = {
     HTTPStatus.OK.value: {"content": {"text/plain": {"schema": {"type": "string"}}}}
 }
 
+_COUNTED: Final[dict[str, str]] = {
+    "received": "Messages that devices sent since the server started, by kind.",
+    "refused": "Messages of devices, and steps of the server, that were not processed, by kind and reason.",
+    "published": "Messages that the broker took, by kind.",
+    "streams": "Wants and chunks.",
+}
+
 
 class Health(BaseModel):
     """Whether the server is well."""
@@ -60,7 +67,7 @@ def show_metrics(server: Server) -> Response:
         devices.labels(product).set(known)
         online.labels(product).set(connected)
     for name, values in server.counters().items():
-        gauge = Gauge(f"fleetlift_{name}", f"{name.replace('_', ' ').capitalize()}.", ["kind"], registry=registry)
+        gauge = Gauge(f"fleetlift_{name}", _COUNTED.get(name, name), ["kind"], registry=registry)
         for kind, value in values.items():
             gauge.labels(kind).set(value)
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

@@ -40,6 +40,14 @@ def _progress(device: Any) -> str:
     return f"{size(done['done_bytes'])} of {size(done['total_bytes'])}" if done else ""
 
 
+def _refused_messages(device: Any) -> str:
+    return "; ".join(
+        f"{item['kind']} ({item['code']}), {item['count']} times, last {moment(item['last_at_ms'])}: "
+        f"{shown(item['sentence'])}"
+        for item in device["refused_messages"]
+    )
+
+
 COLUMNS = (
     Column("device", "device_id"),
     Column("product", "product"),
@@ -63,6 +71,7 @@ DETAILS = (
     Column("digests", lambda row: {item["component"]: item["digest"] for item in row["components"]}),
     Column("failed digests", lambda row: [digest[:12] for digest in row["failed"]]),
     Column("refused", "refused"),
+    Column("its messages refused", _refused_messages),
     Column("ota", lambda row: [f"{o['firmware']['version']} ({o['status']})" for o in row["otas"]]),
     Column("journal", lambda row: f"{row['journal_id'] or '-'} through {row['journal_through']}"),
     Column("registered", lambda row: moment(row["registered_at_ms"])),

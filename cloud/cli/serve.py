@@ -31,6 +31,7 @@ from cloud.connection import BrokerAccess
 from cloud.intake import Intake
 from cloud.link import Link, UpMessage
 from cloud.online_key import OnlineKey
+from cloud.refusals import Refusals
 from cloud.service import Service
 from cloud.store.store import Store
 from cloud.streams import Streams
@@ -194,7 +195,7 @@ async def _run(parts: Parts, operator: Operator) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    topics, changes = Topics(parts.settings.broker.topic_root), Changes()
+    topics, changes, refusals = Topics(parts.settings.broker.topic_root), Changes(), Refusals()
     intake = Intake(parts.store, parts.repository, parts.artifacts)
     await asyncio.to_thread(intake.reconcile, by="server")
     streams = Streams(parts.access, parts.artifacts, topics)
@@ -206,7 +207,7 @@ async def _run(parts: Parts, operator: Operator) -> None:
     async def receive(device_id: str, message: UpMessage) -> None:
         await service.receive(device_id, message)
 
-    link = Link(parts.access, topics, receive, on_up=on_up)
+    link = Link(parts.access, topics, receive, on_up=on_up, refusals=refusals)
     service = Service(
         parts.store,
         parts.repository,
@@ -216,6 +217,7 @@ async def _run(parts: Parts, operator: Operator) -> None:
         topics=topics,
         changes=changes,
         open_joining=parts.settings.devices.joining == "open",
+        refusals=refusals,
     )
 
     backend = Backend(
@@ -229,6 +231,7 @@ async def _run(parts: Parts, operator: Operator) -> None:
         changes=changes,
         why_not_ready=lambda: "" if link.is_connected else "the broker is not reached",
         counters=lambda: _counters(service, link, streams),
+        refusals=refusals,
     )
     config = uvicorn.Config(
         create_app(backend), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=GRACE_S

@@ -14,6 +14,7 @@ from cloud.broker import EmbeddedBroker
 from cloud.changes import Changes
 from cloud.connection import Backoff, BrokerAccess
 from cloud.link import Link, UpMessage
+from cloud.refusals import Refusals
 from cloud.service import Service
 from cloud.streams import Streams
 from cloud.values import ChannelKey, ReleaseDraft
@@ -45,7 +46,9 @@ class Cloud:
         async def receive(device_id: str, message: UpMessage) -> None:
             await self.service.receive(device_id, message)
 
-        self.link = Link(access, TOPICS, receive, on_up=self._up, backoff=Backoff(longest_s=0.2))
+        self.refusals = Refusals()
+        backoff = Backoff(longest_s=0.2)
+        self.link = Link(access, TOPICS, receive, on_up=self._up, backoff=backoff, refusals=self.refusals)
         self.service = Service(
             home.store,
             home.repository,
@@ -55,6 +58,7 @@ class Cloud:
             topics=TOPICS,
             changes=self.changes,
             open_joining=open_joining,
+            refusals=self.refusals,
         )
         self.ups = queue.SimpleQueue[int]()
         self._stop: Callable[[], None] = lambda: None

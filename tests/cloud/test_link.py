@@ -157,11 +157,11 @@ def test_what_is_wrong_is_counted_logged_once_and_ends_nothing(
             expected = {key: 2 * sum(1 for *_, other in BAD if other == key) for *_, key in BAD}
             assert link.refused() == expected
 
-    with caplog.at_level(logging.WARNING, logger="cloud.link"):
+    with caplog.at_level(logging.WARNING, logger="cloud.refusals"):
         asyncio.run(story())
-    dropped = [record.getMessage() for record in caplog.records if "dropped" in record.getMessage()]
-    assert len(dropped) == len({key for *_, key in BAD})
-    assert any(TOPICS.up("device", "want") in line and "bad_message" in line for line in dropped)
+    told = [record.getMessage() for record in caplog.records if "was not processed" in record.getMessage()]
+    assert len(told) == len({(topic.split("/")[3], key) for topic, _, key in BAD}), "once a device, kind and code"
+    assert any(line.startswith("want of device was not processed (bad_message): Want: ") for line in told)
 
 
 def test_an_old_copy_that_somebody_retained_is_not_a_message(broker: EmbeddedBroker) -> None:

@@ -10,7 +10,6 @@ import pytest
 
 from cloud.broker import EmbeddedBroker
 from cloud.fleet import AttemptFilter, DeviceFilter
-from cloud.tally import Tally
 from cloud.values import OutboxKind, ReleaseDraft, ReleasePatch
 from protocol.chunks import ChunkList, describe, unpack_chunk
 from protocol.codec import decode, encode
@@ -366,11 +365,3 @@ def test_a_device_that_rolled_back_is_in_the_attempts_with_its_reason(cloud: Clo
     device.down("ack", Ack)
     (attempt,) = cloud.home.store.journal.attempts(AttemptFilter(device_id="pi-1"))
     assert (attempt.outcome, attempt.reason) == (Outcome.ROLLED_BACK, Reason.HEALTH_FAILED)
-
-
-def test_a_failure_is_logged_once_and_counted_always(caplog: pytest.LogCaptureFixture) -> None:
-    tally = Tally()
-    for _ in range(3):
-        tally.refuse("hello", "unknown_product", "pi-1")
-    assert tally.counts()["refused"] == {"hello_unknown_product": 3}
-    assert len(caplog.records) == 1

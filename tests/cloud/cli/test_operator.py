@@ -4,13 +4,16 @@ import json
 import re
 from pathlib import Path
 
+import httpx
 import pytest
 
 from device_agent.config import load
 from device_agent.health import HttpCheck
+from protocol.codec import encode
 from tests.cloud.cli.deeds import push, refusal
-from tests.cloud.cli.offices import Office
-from tests.cloud.homes import MODEL, PRODUCT
+from tests.cloud.cli.offices import TOPICS, Office
+from tests.cloud.homes import MODEL, PRODUCT, hello_of
+from tests.support.processes import wait_until
 
 
 def test_the_common_options_stand_before_or_after_the_command(office: Office) -> None:
@@ -72,6 +75,31 @@ def test_a_device_is_locked_and_unlocked(office: Office) -> None:
         assert "app: take 4.4.0" in office.call("device", "why", "lock-1").out
         assert office.json("device", "unlock", "lock-1")["pins"] == []
         refusal(office, "device", "unlock", "lock-1", code=1)
+
+
+def test_what_a_device_says_wrong_is_shown_with_it_and_counted_without_it(office: Office) -> None:
+    with office.device("wrong-1") as peer:
+        for payload in (b"{}", b'{"journal_id": 5}'):
+            peer.publish(TOPICS.up("wrong-1", "report"), payload)
+        peer.publish(TOPICS.up("wrong-2", "hello"), encode(hello_of(product="toaster")))
+
+        def shown() -> list[dict[str, object]]:
+            found: list[dict[str, object]] = office.json("device", "show", "wrong-1")["refused_messages"]
+            return found
+
+        wait_until(lambda: [item["count"] for item in shown()] == [2], what="both refused")
+        text = " ".join(office.call("device", "show", "wrong-1").out.split())
+        assert "its messages refused report (bad_message), 2 times, last 2" in text
+        assert "Report: str expected, not int" in text
+        wait_until(lambda: "toaster" in refusal(office, "device", "show", "wrong-2", code=1), what="the hello refused")
+    said = refusal(office, "device", "show", "wrong-2", code=1)
+    assert "speaks to the server, and its last hello was refused: there is no product toaster." in said
+    token = (office.home / "operator" / "token").read_text().strip()
+    url = f"http://127.0.0.1:{office.port}/api/v1/metrics"
+    metrics = httpx.get(url, headers={"Authorization": f"Bearer {token}"}, trust_env=False).text
+    assert 'fleetlift_refused{kind="report_bad_message"} 2.0' in metrics
+    assert 'fleetlift_refused{kind="hello_unknown_product"} 1.0' in metrics
+    assert "wrong-" not in metrics
 
 
 def test_members_are_changed_and_a_group_is_deleted(office: Office) -> None:
