@@ -87,7 +87,7 @@ class Driver:
     def resume(self, received_bytes: int) -> None:
         """Go on where the agent was when it ended."""
         if self.snapshot.attempt is not None:
-            self.feed(Resumed(received_bytes))
+            self._answered(Resumed(received_bytes), self._effects_performed)
 
     def can(self, event: type[Event]) -> bool:
         """Tell whether such an event is legal now."""

@@ -280,7 +280,7 @@ class Runner:
     def _stepped(self, before: Snapshot, after: Snapshot) -> None:
         self._announcer.stepped(before, after)
         self.contact.entries_added()
-        if after.phase is Phase.PROVING and before.phase is not Phase.PROVING:
+        if after.phase is Phase.PROVING:  # also one that is judged anew: the broker may have answered before
             self.contact.provoke()
         if before.attempt is not None and after.attempt is None:
             if before.attempt.firmware.component not in self._running:

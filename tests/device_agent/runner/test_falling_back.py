@@ -195,6 +195,27 @@ def test_a_forward_step_is_taken_when_the_journal_writes_again(
     assert cloud.ends()[-1].outcome is Outcome.SUCCEEDED
 
 
+@pytest.mark.parametrize("phase", [Phase.DOWNLOADING, Phase.INSTALLING, Phase.PROVING])
+def test_an_agent_that_starts_with_a_full_disk_goes_on_when_there_is_room(
+    world: World, cloud: Cloud, old: FirmwareRef, start: Start, phase: Phase
+) -> None:
+    device = start()
+    device.run()
+    new = world.image("1.1.0")
+    cloud.release(new)
+    device.link.notify()
+    device.run(until=lambda: device.snapshot.phase is phase)
+    device = start()
+    writable(device, on=False)
+    device.run(20.0)
+    assert device.snapshot.phase is phase
+    writable(device, on=True)
+    device.run(120.0)
+    end = cloud.ends()[-1]
+    assert (end.version, end.outcome, end.reason, end.detail) == ("1.1.0", Outcome.SUCCEEDED, None, "")
+    assert world.running == new.digest
+
+
 def test_a_trial_does_not_wait_for_the_journal_for_ever(
     world: World, cloud: Cloud, old: FirmwareRef, start: Start
 ) -> None:
