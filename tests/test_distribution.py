@@ -23,10 +23,10 @@ def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 
-def test_the_wheel_carries_the_three_rooms_and_the_one_mosquitto_conf(wheel: Path) -> None:
+def test_the_wheel_carries_the_rooms_the_samples_and_the_one_mosquitto_conf(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         rooms = {name.partition("/")[0] for name in archive.namelist() if ".dist-info/" not in name}
-        assert rooms == {"protocol", "cloud", "device_agent"}
+        assert rooms == {"protocol", "cloud", "device_agent", "firmware_samples"}
         assert archive.read("cloud/mosquitto.conf") == (REPOSITORY / "mosquitto.conf").read_bytes()
         assert any(name.endswith("licenses/LICENSE") for name in archive.namelist())
 

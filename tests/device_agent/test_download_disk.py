@@ -258,6 +258,8 @@ def test_nothing_is_recorded_before_it_is_durable() -> None:
         chunk = pack_chunk(index, image[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES])
         assert download.on_chunk(ref.digest, chunk) is True
         assert download.on_chunk(ref.digest, chunk) is True
+        if index == chunk_count(len(image)) // 2:
+            wait_until(lambda: there.bitmaps, what="the first record")
     assert done.wait(WAIT_S)
     assert failures == []
     assert bad == []
