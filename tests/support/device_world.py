@@ -279,10 +279,9 @@ class Watched:
 
     def describe(self) -> str:
         """How it stands, for a failed test's report."""
-        shown = self.shown()
-        told = {name: shown[name] for name in ("online", "phase", "pending", "availability", "components", "refused")}
         seen = {"starts": self.versions(), "attempts": self.ends(), "phase": self.phase()}
-        return f"{self.device_id}: {seen}; the cloud: {told}"
+        row = self.fleet.row(self.device)
+        return f"{self.device_id}: {seen}; the cloud: online {row['online']}, {row['state']}"
 
 
 class Ear:
