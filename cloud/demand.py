@@ -4,9 +4,10 @@ The rules:
 
 1. Per blob there is one shared stream, and one of its own for each device that is detached. A stream is a set of wanted
    chunks, swept in ascending order from where it stands, and round again (a carousel): who joins late rides along.
-2. A shared stream that begins after a pause first gathers for a moment, so that devices that begin together share. It
-   turns back for what lies behind it when nobody wants more of what lies ahead, or when that has waited long enough:
-   so those who joined late, each at its own time, share what they missed.
+2. A shared stream that begins after a pause first gathers, so that devices that begin together share: until nobody has
+   asked for a little while, and never for long. It turns back for what lies behind it when nobody wants more of what
+   lies ahead, or when that has waited long enough: so those who joined late, each at its own time, share what they
+   missed.
 3. A chunk that is asked for just after it was sent is not sent again to a device that was listening by then: the two
    crossed. It is, for one that joined later; and for everyone when it is asked for again after that moment, which is
    shorter than the time after which a device takes a chunk for lost.
@@ -50,6 +51,9 @@ class Limits:
     max_detached: int = 4096
     max_chunks_per_device: int = 4096
     gather_s: float = 0.01
+    """A shared stream that begins gathers no longer than this."""
+    lull_s: float = 0.002
+    """When nobody asked for this long nobody else is expected: most devices are alone."""
     pause_s: float = 1.0
     """A shared stream that was silent for this long gathers again before it sends."""
     settle_s: float = 0.1
@@ -75,6 +79,7 @@ class _Sweep:
     """One stream: the wanted chunks with who asked first, in two heaps, at or after the position and before it."""
 
     ready_at: float
+    gather_until: float = 0.0
     settle_s: float = 0.0
     patience_s: float = 0.0
     position: int = 0
@@ -160,7 +165,10 @@ class Demand:
         if want.detached:
             blob.shared.joined.pop(device_id, None)  # it no longer listens there
         elif not sweep.wanted and now - sweep.last_sent > self._limits.pause_s:
-            sweep.ready_at = now + self._limits.gather_s
+            sweep.gather_until = now + self._limits.gather_s
+            sweep.ready_at = now + self._limits.lull_s
+        elif now < sweep.ready_at:
+            sweep.ready_at = min(now + self._limits.lull_s, sweep.gather_until)
         sweep.forget_sent(now - self._limits.crossing_s)
         blob_was_wanted, sweep_was_wanted = blob.wanted, bool(sweep.wanted)
         refusal = self._add(sweep, device_id, want.ranges, now)
@@ -239,7 +247,9 @@ class Demand:
                 self._forget_idle(FOREVER)
             if len(self._blobs) >= self._limits.max_blobs:
                 return None
-            blob = self._blobs[name] = _Blob(_Sweep(now, self._limits.settle_s, self._limits.patience_s))
+            blob = self._blobs[name] = _Blob(
+                _Sweep(now, settle_s=self._limits.settle_s, patience_s=self._limits.patience_s)
+            )
         return blob
 
     def _detached_sweep(self, blob: _Blob, device_id: str, now: float) -> _Sweep | None:

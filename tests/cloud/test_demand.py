@@ -57,8 +57,8 @@ def test_a_stream_that_begins_gathers_first_and_one_that_goes_on_does_not() -> N
     bench = Bench()
     bench.want("one", (0, 4))
     assert bench.sent() == []
-    assert bench.demand.wait_s(bench.now) == pytest.approx(LIMITS.gather_s)
-    bench.now += LIMITS.gather_s * 0.9
+    assert bench.demand.wait_s(bench.now) == pytest.approx(LIMITS.lull_s)
+    bench.now += LIMITS.lull_s * 0.9
     assert bench.sent() == []
     bench.gather()
     assert bench.demand.wait_s(bench.now) == 0
@@ -71,6 +71,26 @@ def test_a_stream_that_begins_gathers_first_and_one_that_goes_on_does_not() -> N
     bench.want("one", (8, 1))
     assert bench.sent() == []
     assert bench.gather().chunks() == [8]
+
+
+def test_a_stream_gathers_as_long_as_devices_keep_coming_and_never_for_long() -> None:
+    bench = Bench()
+    begun, number = bench.now, 0
+    while not (sent := bench.chunks()):
+        number += 1
+        bench.want(f"device-{number}", (0, 4))
+        bench.now += LIMITS.lull_s / 2
+        assert number < 100
+    assert sent == [0, 1, 2, 3]
+    assert bench.now - begun == pytest.approx(LIMITS.gather_s, abs=LIMITS.lull_s)
+    bench.now += LIMITS.pause_s + 0.1
+    bench.want("one", (4, 1))
+    bench.now += LIMITS.lull_s * 0.9
+    bench.want("another", (5, 1))
+    bench.now += LIMITS.lull_s * 0.9
+    assert bench.sent() == [], "it waits for the next one anew"
+    bench.now += LIMITS.lull_s * 0.2
+    assert bench.chunks() == [4, 5]
 
 
 def test_who_joins_late_rides_along_and_what_came_before_follows_on_the_next_round() -> None:
@@ -191,7 +211,7 @@ def test_a_blob_that_gathers_holds_nobody_up() -> None:
     bench.gather()
     bench.want("two", (0, 4), blob=B)
     assert bench.sent() == [Send(A, chunk, None) for chunk in range(4)]
-    assert bench.demand.wait_s(bench.now) == pytest.approx(LIMITS.gather_s)
+    assert bench.demand.wait_s(bench.now) == pytest.approx(LIMITS.lull_s)
 
 
 @pytest.mark.parametrize("ranges", [[(CHUNKS, 1)], [(CHUNKS - 1, 2)], [(0, 1), (CHUNKS + 5, 1)], [(2**40, 1)]])
