@@ -9,6 +9,7 @@ from cloud.artifacts import Artifacts
 from cloud.changes import Changes
 from cloud.demand import Refusal
 from cloud.link import UpMessage
+from cloud.store.errors import NotFoundError
 from cloud.store.journal import OTHER_PRODUCT, STALE_HELLO, UNKNOWN_DEVICE, UNKNOWN_PRODUCT
 from cloud.store.store import Store
 from cloud.tally import Tally
@@ -39,8 +40,9 @@ _WANTS: Final[Mapping[Refusal, str]] = {
     Refusal.TOO_MANY_DETACHED: "too many devices are served alone; it is taken when it is asked again",
     Refusal.TOO_MANY_CHUNKS: "the device wants more chunks at once than are kept for one",
 }
+_NO_HELLO: Final = "the device has not said hello yet"
 _UNKNOWN_OR_STALE: Final = (
-    "the device has not said hello yet, or this is no newer than what is known: session grows with each connect, and "
+    f"{_NO_HELLO}, or this is no newer than what is known: session grows with each connect, and "
     "the seq of a state within a session"
 )
 
@@ -121,7 +123,7 @@ class Reception:
     async def _report(self, device_id: str, report: Report) -> None:
         through = await asyncio.to_thread(self._store.journal.receive_report, device_id, report)
         if through is None:
-            self._tally.refuse("report", UNKNOWN_DEVICE, device_id, "the device has not said hello yet")
+            self._tally.refuse("report", UNKNOWN_DEVICE, device_id, _NO_HELLO)
             return
         self._changes.bump()
         ack = Ack(journal_id=report.journal_id, through=through)
@@ -132,7 +134,11 @@ class Reception:
             answer = await asyncio.to_thread(self._metadata, ask)
             await self._publish(self._topics.down(device_id, "meta"), encode(answer))
             return
-        product = (await asyncio.to_thread(self._store.devices.device, device_id)).product
+        try:
+            product = (await asyncio.to_thread(self._store.devices.device, device_id)).product
+        except NotFoundError:
+            self._tally.refuse("ask", UNKNOWN_DEVICE, device_id, _NO_HELLO)
+            return
         if ask.what is Asked.BUNDLE:
             self._repeat(OutboxKind.BUNDLE, product)
         elif len(ask.name.split("/")) == _CHANNEL_PARTS:

@@ -118,6 +118,7 @@ def test_a_device_that_is_written_by_a_stranger_is_told_each_of_its_mistakes(
         device_on(cloud, mosquitto, "js-1") as device,
     ):
         device.say("hello", hello_of(product="toaster"))
+        wait_until(lambda: cloud.refusals.of("js-1"), what="the hello refused")  # it would give way to the next one
         device.say("report", b"{}")
         device.say("want", Want(blob="a" * 64, ranges=((0, 1),)))
         device.peer.publish(TOPICS.up("js-1", "helo"), b"{}")
