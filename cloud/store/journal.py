@@ -67,13 +67,15 @@ class Journal:
             return True
 
     def receive_presence(self, device_id: str, presence: Presence) -> bool:
-        """Store whether the device is connected; False if it is unknown, or this is of an earlier session."""
+        """Store whether the device is connected; False if it is unknown, or this is of an earlier session.
+
+        A later session is opened by its hello alone: the number in a last will, forged or garbled, must not shut out
+        the hellos that follow.
+        """
         with self._database.changing() as change:
             row = change.session.get(DeviceRow, device_id)
             if row is None or presence.session < row.session:
                 return False
-            if presence.session > row.session:
-                row.session, row.state_seq = presence.session, -1
             row.online, row.last_seen_at_ms = presence.online, change.now_ms
             change.session.add(row)
             return True

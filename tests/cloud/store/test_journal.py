@@ -10,7 +10,7 @@ from cloud.fleet import AttemptFilter, OtaStatus
 from cloud.store.errors import NotFoundError
 from cloud.store.store import Store
 from cloud.values import OutboxKind
-from protocol.identity import EVERYONE
+from protocol.identity import EVERYONE, MAX_INTEGER
 from protocol.phases import Outcome, Phase, Reason, Wait
 from protocol.up import Availability, Entry, Pending, Report
 from protocol.values import ComponentState, Via
@@ -133,13 +133,21 @@ def test_presence_is_of_its_session(store: Store) -> None:
     assert device.presence(online=False)
     assert store.devices.device("pi-1").online is False
 
-    # The next session's presence overtakes its hello; then the will of the session before arrives.
+    # The next session's presence may overtake its hello: it is taken, but opens no session.
     assert device.presence(online=True, session=2)
-    assert device.presence(online=False, session=1) is False
     assert store.devices.device("pi-1").online is True
     device.session = 2
     assert device.hello().refusal is None
+    assert device.presence(online=False, session=1) is False, "the will of the session before comes late"
+    assert store.devices.device("pi-1").online is True
     assert Device(store, "pi-9").presence(online=True) is False
+
+
+def test_a_last_will_of_any_number_shuts_out_no_hello(store: Store) -> None:
+    (device,) = join(store, "pi-1")
+    device.presence(online=False, session=MAX_INTEGER)
+    device.session = 2
+    assert device.hello().refusal is None
 
 
 def test_state_is_shown_as_the_device_told_it(store: Store) -> None:
