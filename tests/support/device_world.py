@@ -188,8 +188,8 @@ class Watched:
 
     def runs(self, image: Image) -> bool:
         """Tell whether the living application is of this version, and the current slot holds this very image."""
-        found = self.application().get("version"), digest_of(self.slots / "current" / "image")
-        return found == (image.version, image.digest)
+        said = self.application().get("version")
+        return said == image.version and digest_of(self.slots / "current" / "image") == image.digest
 
     def expect(self, image: Image) -> None:
         """Wait until it runs this image."""
@@ -271,9 +271,9 @@ class Watched:
         """Sign and upload an image, and decide nothing."""
         self.fleet.json("firmware", "upload", image.path, *words)
 
-    def wait_until(self, predicate: Callable[[], object], what: str, timeout_s: float = TIMEOUT_S) -> None:
+    def wait_until(self, predicate: Callable[[], object], what: str) -> None:
         try:
-            wait_until(predicate, timeout_s, what)
+            wait_until(predicate, TIMEOUT_S, what)
         except AssertionError as error:
             raise AssertionError(f"{error}; {self.describe()}") from None
 

@@ -36,8 +36,11 @@ def killed_at_rename(source: Path) -> tuple[str | Path, ...]:
     return (strace, *options, "-P", source)
 
 
-@pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("dies", ["the agent dies", "the power fails"])
+MOMENTS = [(step, "the agent dies") for step in STEPS] + [("it is committed", "the power fails")]
+"""Before its trial no application runs: there the one is as the other."""
+
+
+@pytest.mark.parametrize(("step", "dies"), MOMENTS)
 def test_at_the_moment_when(workshop: Workshop, factory: Image, images: Images, step: str, dies: str) -> None:
     new = images.thermostat("1.1.0")
     device = workshop.device(factory, updates={"install": "next_start"})
