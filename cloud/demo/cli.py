@@ -1,6 +1,8 @@
 """`fleetlift demo`: the whole path, end to end, on real processes, with every claim checked from outside."""
 
+import contextlib
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +30,7 @@ ACTS: tuple[tuple[str, str, tuple[Callable[[Story], None], ...]], ...] = (
 
 
 @click.command("demo")
-@click.option("--keep", is_flag=True, help="Leave everything running at the end, and say how to look around.")
+@click.option("--keep", is_flag=True, help="Leave everything running until Ctrl-C, and say how to look around.")
 @click.option(
     "--broker", type=click.Choice(["mosquitto", "amqtt"]), help="Which broker (default: Mosquitto if it is there)."
 )
@@ -49,9 +51,10 @@ def demo(*, keep: bool, broker: BrokerKind | None, report: Path | None) -> None:
         teller.report(report)
     if keep:
         _say_how_to_look(teller, world)
-    else:
-        world.stop()
-        shutil.rmtree(directory, ignore_errors=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.pause()  # the broker ends with the process that started it: this one
+    world.stop()
+    shutil.rmtree(directory, ignore_errors=True)
     raise SystemExit(code)
 
 
@@ -84,9 +87,20 @@ def _build(world: World) -> dict[str, Path]:
 
 def _show(teller: Teller, operator: Operator) -> None:
     teller.console.print()
+    teller.say(f"{'device':8}{'':10}{'runs':14}{'refused'}")
     for row in operator.run("device", "list", quiet=True):
         runs = ", ".join(f"{item['component']} {item['version']}" for item in row["components"])
-        teller.say(f"{row['device_id']:6} {'online' if row['online'] else 'offline':8} {runs}")
+        refused = ", ".join(f"{code} {count}" for code, count in sorted(row["refused"].items())) or "-"
+        teller.say(f"{row['device_id']:8}{'online' if row['online'] else 'offline':10}{runs:14}{refused}")
+    teller.console.print()
+    teller.say(f"{'release':14}{'version':10}{'':10}{'downloads':>9}{'installs':>9}{'rollbacks':>10}{'active':>9}")
+    for page in operator.run("release", "list", quiet=True):
+        release, metrics = page["release"], page["metrics"]
+        name = f"{release['channel']['group']} v{release['label']}"
+        state = "live" if release["live"] else "enabled" if release["enabled"] else "disabled"
+        counts = f"{metrics['downloads']:9}{metrics['installs']:9}{sum(metrics['rollbacks'].values()):10}"
+        version = release["firmware"]["version"]
+        teller.say(f"{name:14}{version:10}{state:10}{counts}{metrics['active_percent']:7.0f} %")
 
 
 def _say_how_to_look(teller: Teller, world: World) -> None:
@@ -94,6 +108,4 @@ def _say_how_to_look(teller: Teller, world: World) -> None:
     teller.say(f"look around:  fleetlift device list --home {world.home}")
     teller.say(f"a device:     fleetlift-agent status --config {world.directory}/devices/pi-1/agent.toml")
     teller.say(f"the API:      {world.url}/docs")
-    pids = [world.cloud, *(device.process for device in world.devices.values())]
-    numbers = " ".join(str(process.child.pid) for process in pids if process.child)
-    teller.say(f"to end it:    kill {numbers} {world.broker.pid}")
+    teller.say("to end it:    Ctrl-C here, which also removes the directory")
