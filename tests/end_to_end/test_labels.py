@@ -125,11 +125,12 @@ def test_a_release_shows_all_that_was_decided(fleet: Fleet) -> None:
     lines = {
         name: value.strip() for name, value in (re.split(r" {2,}", line, maxsplit=1) for line in text.splitlines())
     }
-    assert lines["deployment"] == shown["release_id"]
+    assert lines["deployment id"] == shown["release_id"]
     assert (lines["label"], lines["state"], lines["mandatory"]) == ("v1", "live", "yes")
     assert (lines["target range"], lines["description"], lines["version"]) == ("1.x", "quieter fan", "11.5.0")
-    assert lines["duration"].endswith(" s")
+    assert lines["live for"].endswith(" s")
     assert fleet.attempts(device, image)[0]["source_id"] == shown["release_id"]
     fleet.call("release", "disable", "v1", "--group", group)
     stopped = fleet.json("release", "show", "v1", "--group", group)["release"]
     assert (stopped["live"], stopped["enabled"]) == (False, False)
+    assert "was live for" in fleet.call("release", "show", "v1", "--group", group).out
