@@ -144,6 +144,7 @@ def _settings(
             *_table("broker", broker),
             *_table("updates", updates),
             *_table(f"components.{name}", component),
+            "",  # its last line ends, too: people append
         ]
     )
 

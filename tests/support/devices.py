@@ -133,4 +133,4 @@ class Device:
         }
         (golden / "slot.json").write_text(json.dumps(record))
         with (self.directory / "agent.toml").open("a") as settings:  # its last table is the component's
-            settings.write('\ngolden = "golden"\n')
+            settings.write('golden = "golden"\n')
