@@ -1,5 +1,8 @@
 """Firmware: immutable, signed, releasable once it can be served; and the one action that does it all (R1, R2)."""
 
+import zipfile
+from pathlib import Path
+
 from tuf.api.metadata import Metadata
 
 from tests.cloud.homes import MODEL
@@ -71,20 +74,21 @@ def test_only_what_is_published_whole_can_be_released(fleet: Fleet) -> None:
     device.expect(image)
 
 
-def test_one_action_packages_signs_uploads_releases_and_waits(fleet: Fleet) -> None:
-    image = fleet.images.thermostat("10.3.0")
+def test_one_action_packages_signs_uploads_releases_and_waits(fleet: Fleet, tmp_path: Path) -> None:
+    with zipfile.ZipFile(fleet.images.thermostat("10.3.0").path) as archive:
+        archive.extractall(tmp_path / "sources")
     device = fleet.join("one-action-1")
     group = fleet.group("one-action", device)
-    asked = fleet.office.run("release", "push", image.path, "--group", group)
+    push = ("release", "push", tmp_path / "sources", "--version", "10.3.0", "--group", group)
+    asked = fleet.office.run(*push)
     assert asked.code == 2
-    assert "reaches 1 of 1 devices" in asked.out
+    assert "reaches 1 of 1 device" in asked.out
     assert "10.3.0" not in [item["version"] for item in fleet.json("firmware", "list")], "sent before anybody agreed"
-    said = fleet.office.run(
-        *("release", "push", image.path, "--group", group, "--immediate", "--yes", "--wait", "--timeout", 60)
-    )
+    said = fleet.office.run(*push, "--immediate", "--yes", "--wait", "--timeout", 60)
     assert said.code == 0, said
     assert "1 device updated" in said.out
-    assert device.runs(image), "it was done waiting before the device ran it"
-    assert fleet.outcomes(device, image) == ["succeeded"]
-    stored = fleet.office.home / "cloud" / "blobs"
-    assert any(path.read_bytes() == image.path.read_bytes() for path in stored.rglob("*") if path.is_file())
+    digest = fleet.json("firmware", "show", "10.3.0")["digest"]
+    assert device.seen.runs("10.3.0", digest), "it was done waiting before the device ran it"
+    (attempt,) = fleet.attempts(device)
+    assert (attempt["outcome"], attempt["booted_digest"]) == ("succeeded", digest)
+    assert [page["release"]["label"] for page in fleet.json("release", "list", "--group", group)] == [1]

@@ -47,6 +47,7 @@ def test_old_and_new_hardware_follow_their_own_firmware(fleet: Fleet) -> None:
         (1, "build=100", "build=101"),
         (2, ">=0.9.0 <1.0.1", ">1.0.0"),
         (3, "app:1.x || 7.x", "!=1.0.0"),
+        (4, "app:1.0.0", "os:>=0.0.1"),
     ],
 )
 def test_a_release_applies_on_exactly_what_it_names(fleet: Fleet, number: int, matching: str, other: str) -> None:
