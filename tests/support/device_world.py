@@ -59,6 +59,7 @@ class Watched:
     device: Device
     product: str
     http: httpx.Client
+    commands: list[Started] = field(default_factory=list)
 
     @property
     def device_id(self) -> str:
@@ -142,7 +143,8 @@ class Watched:
     def begin_command(self, *words: str) -> Started:
         """Start a command of the device."""
         command: tuple[str | Path, ...] = (AGENT, words[0], "--config", self.config, *words[1:])
-        return self.device.processes.start(*command, name=f"{words[0]}-{self.device_id}")
+        self.commands.append(self.device.processes.start(*command, name=f"{words[0]}-{self.device_id}"))
+        return self.commands[-1]
 
     @contextmanager
     def listening(self) -> Iterator["Ear"]:
@@ -363,6 +365,9 @@ class Workshop:
         for watched in self.made:
             if watched.device.agent is not None and watched.agent.process.poll() is None:
                 watched.agent.terminate()
+            for command in watched.commands:
+                if command.process.poll() is None:
+                    command.kill()
             watched.end_application(signal.SIGKILL)
 
 

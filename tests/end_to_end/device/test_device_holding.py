@@ -33,7 +33,8 @@ def hold_by_command(device: Watched, work: Path) -> Started:
 
 def hold_by_lock(device: Watched, work: Path) -> Started:
     lock = device.state_dir / "hold.lock"
-    return device.device.processes.start("flock", "-s", lock, "sh", "-c", WORK.format(work), name="flock")
+    device.commands.append(device.device.processes.start("flock", "-s", lock, "sh", "-c", WORK.format(work)))
+    return device.commands[-1]
 
 
 @pytest.mark.parametrize("hold", [hold_by_command, hold_by_lock])
