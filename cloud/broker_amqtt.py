@@ -61,6 +61,7 @@ class CappedReader(StreamReaderAdapter):
             self._head += data[:HEAD_BYTES]
             if MQTT_5 in self._head:
                 self._peer.write(UNSUPPORTED_VERSION)
+                self._peer.close()  # amqtt leaves it to the garbage collector
                 raise ConnectionAbortedError("a client of MQTT 5; it may try again with 3.1.1")
         return data
 
