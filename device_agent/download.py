@@ -22,7 +22,7 @@ from typing import Final
 
 from device_agent.chunk_lists import ChunkLists
 from device_agent.download_ports import ChunkLink, ChunkStore, DownloadSettings, Target
-from device_agent.window import Window
+from device_agent.window import Window, leading_bytes
 from protocol.chunks import BlobRef, chunk_span, unpack_chunk
 from protocol.codec import encode
 from protocol.errors import ChunkError
@@ -52,8 +52,9 @@ class Download:
     """One download: constructed, started, and closed by its owner, who also closes the target.
 
     `image` is the digest under which the store remembers. `on_progress(durable bytes, all bytes)` is called at most
-    once in `progress_interval_s`; `on_bad_chunk(why)` for each chunk that was not what was signed, in the link's
-    thread. (A chunk that is there already is dropped unread.) `now` is a clock that only goes forward, in seconds.
+    once in `progress_interval_s`; `on_durable(bytes)` tells how much of the blob's beginning is there without a gap and
+    durable; `on_bad_chunk(why)` is called for each chunk that was not what was signed, in the link's thread. (A chunk
+    that is there already is dropped unread.) `now` is a clock that only goes forward, in seconds.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Download:
         on_failed: Callable[[Reason, str], None],
         on_progress: Callable[[int, int], None],
         on_bad_chunk: Callable[[str], None],
+        on_durable: Callable[[int], None] = lambda _durable_bytes: None,
         settings: DownloadSettings | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -81,7 +83,7 @@ class Download:
         self._topics = topics
         self._device_id = device_id
         self._on_done, self._on_failed = on_done, on_failed
-        self._on_progress, self._on_bad_chunk = on_progress, on_bad_chunk
+        self._on_progress, self._on_bad_chunk, self._on_durable = on_progress, on_bad_chunk, on_durable
         self._settings = settings or DownloadSettings()
         self._now = now
         self._lists = ChunkLists(blob, image, store)
@@ -152,7 +154,7 @@ class Download:
             self._ask(stage)
         self._wake()
 
-    def on_chunk(self, blob: str, payload: bytes) -> bool:
+    def on_chunk(self, blob: str, payload: bytes | memoryview) -> bool:
         """Take a message from a chunk topic, the shared or the device's own; False if `blob` is none of this one's."""
         stage = self._stage
         if stage is None or stage.name != blob or self._closing:
@@ -245,6 +247,7 @@ class Download:
         if level == 0:
             self._received_bytes = window.received_bytes
             if self._target.kept:
+                self._on_durable(leading_bytes(window.bitmap, size_bytes))
                 self._recover(stage)
         with self._changed:
             self._stage = stage
@@ -325,6 +328,7 @@ class Download:
             self._lists.keep(stage.level, index, content)
         if stage.level == 0:
             self._target.sync()
+            self._on_durable(leading_bytes(bitmap, self._blob.size_bytes))
             self._store.save_bitmap(self._image, stage.name, bitmap)
             self._received_bytes = received_bytes
             self._tell_progress(complete=received_bytes == self._blob.size_bytes)

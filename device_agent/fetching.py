@@ -166,7 +166,7 @@ class Fetching:
         if self._job is not None and self._job.download is not None:
             self._job.download.pause()
 
-    def on_chunk(self, blob: str, payload: bytes) -> None:
+    def on_chunk(self, blob: str, payload: bytes | memoryview) -> None:
         """Take a chunk from the link."""
         job = self._job
         if job is not None and job.download is not None:
@@ -251,6 +251,7 @@ class Fetching:
             on_failed=lambda reason, detail: job.answer(Failed(reason, detail)),
             on_progress=lambda done, total: self._loop.post(lambda: self._progressed(job, done, total)),
             on_bad_chunk=self._bad_chunk,
+            on_durable=target.read_back,
             settings=self._settings,
         )
         job.download = download

@@ -190,6 +190,13 @@ def received_bytes(bitmap: bytes | bytearray | None, size_bytes: int) -> int:
     return bits.bit_count() * CHUNK_BYTES - (short if bits >> last & 1 else 0)
 
 
+def leading_bytes(bitmap: bytes, size_bytes: int) -> int:
+    """Return how many bytes of a blob its bitmap tells of without a gap, from the beginning."""
+    bits = int.from_bytes(bitmap, "little")
+    chunks = (~bits & (bits + 1)).bit_length() - 1
+    return min(chunks * CHUNK_BYTES, size_bytes)
+
+
 def _indexes(ranges: Ranges) -> Iterator[int]:
     for first, count in ranges:
         yield from range(first, first + count)

@@ -12,13 +12,15 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 FILE_MODE: Final = 0o600
 DIRECTORY_MODE: Final = 0o700
 READ_BYTES: Final = 1024 * 1024
+READ_AHEAD_BYTES: Final = 4 * READ_BYTES
+"""What is fetched from the disk at a time, while the part before is looked at."""
 _NEW: Final = ".new"
 _NO_FALLOCATE: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 
@@ -173,6 +175,24 @@ def remove(path: Path) -> None:
     """Remove a name, also if it is gone already."""
     path.unlink(missing_ok=True)
     sync_directory(path.parent)
+
+
+def read_back(descriptor: int, begin: int, end: int) -> Iterator[memoryview]:
+    """Yield a durable part of a file as the disk has it, in blocks of READ_BYTES; each is good until the next is taken.
+
+    It leaves the page cache before it is read, so that the disk is read and not what was meant for it; and after it,
+    for whoever starts it reads the disk again.
+    """
+    view = memoryview(bytearray(READ_BYTES))
+    for first in range(begin, end, READ_AHEAD_BYTES):
+        length = min(READ_AHEAD_BYTES, end - first)
+        os.posix_fadvise(descriptor, first, length, os.POSIX_FADV_DONTNEED)
+        os.posix_fadvise(descriptor, first, length, os.POSIX_FADV_WILLNEED)
+        done = 0
+        while done < length and (count := os.preadv(descriptor, [view[: length - done]], first + done)):
+            yield view[:count]
+            done += count
+        os.posix_fadvise(descriptor, first, length, os.POSIX_FADV_DONTNEED)
 
 
 def digest_of(descriptor: int, progress: Callable[[int, int], None] | None = None) -> str:

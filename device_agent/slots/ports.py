@@ -82,8 +82,17 @@ class Target(Protocol):
         Raises SlotError; once it has, it always does: what the disk lost then is not known.
         """
 
+    def read_back(self, durable_bytes: int) -> None:
+        """Hear how much of the image, from its beginning, is durable and complete; returns at once, raises nothing.
+
+        It may be read back from the disk from now on, so that `digest` has only the rest to read.
+        """
+
     def digest(self, progress: Progress | None = None) -> str:
-        """Return the SHA-256 (hexadecimal) of the image as the disk has it, past the page cache; raises SlotError."""
+        """Return the SHA-256 (hexadecimal) of the image as the disk has it, past the page cache; raises SlotError.
+
+        Every byte is read after it was made durable; those of which `read_back` was told maybe before this call.
+        """
 
     def close(self) -> None:
         """Let go of the file when the calls in progress have ended; what was written stays."""

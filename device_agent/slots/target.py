@@ -11,6 +11,7 @@ from typing import Final
 
 from device_agent.slots import durable
 from device_agent.slots.ports import Progress, SlotError
+from device_agent.slots.readback import ReadBack
 from protocol.phases import Reason
 
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -38,6 +39,7 @@ class FileTarget:
         self._closed = False
         self._lost: SlotError | None = None
         self._changed = threading.Condition()
+        self._reading = ReadBack(self._open, size_bytes)
         self.hashed: tuple[tuple[int, ...], str] | None = None
         """The file as it was when it was last hashed (see `identity`), and the digest that it had."""
 
@@ -52,6 +54,8 @@ class FileTarget:
             raise SlotError(
                 Reason.STORAGE_FAILED, f"{len(data)} bytes at {offset} of an image of {self._size_bytes}: not written"
             )
+        if offset < self._reading.durable_bytes:
+            self._reading.give_up()
         with self._open() as descriptor, storage("the image could not be written"):
             durable.write_all(descriptor, data, offset)
 
@@ -71,18 +75,24 @@ class FileTarget:
                 self._lost = error
                 raise
 
+    def read_back(self, durable_bytes: int) -> None:
+        """Begin, in the background, to read back what is durable and complete: so much from the image's beginning."""
+        self._reading.advance(min(durable_bytes, self._size_bytes))
+
     def digest(self, progress: Progress | None = None) -> str:
-        """Return the SHA-256 (hexadecimal) of the image as the disk has it."""
+        """Return the SHA-256 (hexadecimal) of the image as the disk has it; what was read back is not read again."""
         self.sync()
         with self._open() as descriptor, storage("the image could not be read back"):
             before = identity(os.fstat(descriptor))
-            digest = durable.digest_of(descriptor, progress)
+            reading, self._reading = self._reading, ReadBack(self._open, self._size_bytes)
+            digest = reading.finish(progress)
             if identity(os.fstat(descriptor)) == before:
                 self.hashed = (before, digest)
             return digest
 
     def close(self) -> None:
         """Let go of the file when the calls in progress have ended."""
+        self._reading.stop()
         with self._changed:
             if self._closed:
                 return

@@ -269,6 +269,38 @@ def test_nothing_is_recorded_before_it_is_durable() -> None:
 
 
 @pytest.mark.broker
+def test_what_is_told_to_be_durable_is_so_and_has_no_gap(mosquitto: EmbeddedBroker, tmp_path: Path) -> None:
+    image = image_of(24 * MIB)
+    ref, blobs = blobs_of(image)
+    told = list[int]()
+
+    def durable(durable_bytes: int) -> None:
+        assert image_on_disk(tmp_path)[:durable_bytes] == image[:durable_bytes]
+        told.append(durable_bytes)
+
+    def late(want: Want, index: int, good: bytes) -> Iterable[bytes]:
+        return () if want.blob == ref.digest and index == 100 and not late_again.is_set() else (good,)
+
+    late_again = threading.Event()
+    with (
+        ChunkServer(mosquitto.port, blobs, mangle=late),
+        Downloader(
+            mosquitto.port, tmp_path, ref, settings=DownloadSettings(sync_bytes=MIB), on_durable=durable
+        ) as device,
+    ):
+        wait_until(lambda: device.download.received_bytes > 20 * MIB, what="most of what lies behind the gap")
+        assert max(told) <= 100 * CHUNK_BYTES
+        late_again.set()
+        device.fetch()
+    assert told == sorted(told)
+    assert told[-1] == len(image)
+    told.clear()
+    with Downloader(mosquitto.port, tmp_path, ref, on_durable=durable) as device:
+        device.fetch()
+    assert told[0] == len(image), "what is there at the beginning is told, too"
+
+
+@pytest.mark.broker
 def test_closing_records_what_came_and_calls_nobody(mosquitto: EmbeddedBroker, tmp_path: Path) -> None:
     image = image_of(8 * MIB)
     ref, blobs = blobs_of(image)

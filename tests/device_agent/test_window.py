@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from device_agent.window import MAX_TIMEOUT_S, Ranges, Window, bitmap_bytes, received_bytes
+from device_agent.window import MAX_TIMEOUT_S, Ranges, Window, bitmap_bytes, leading_bytes, received_bytes
 from protocol.chunks import CHUNK_BYTES
 from protocol.errors import ChunkError
 from protocol.up import Want
@@ -58,6 +58,13 @@ def test_a_bitmap_of_another_size_or_with_bits_beyond_the_end_is_not_believed() 
     assert received_bytes(bytes(2), 20 * CHUNK_BYTES) == 0
     assert received_bytes(None, 20 * CHUNK_BYTES) == 0
     assert received_bytes(bytes([0, 0, 0xF8]), 20 * CHUNK_BYTES - 5) == CHUNK_BYTES - 5
+
+
+@given(st.sets(st.integers(0, 19)), st.integers(1, CHUNK_BYTES))
+def test_what_leads_is_what_has_no_gap(received: set[int], last: int) -> None:
+    chunks = next(index for index in range(21) if index not in received)
+    size_bytes = 19 * CHUNK_BYTES + last
+    assert leading_bytes(bitmap(20, *received), size_bytes) == min(chunks * CHUNK_BYTES, size_bytes)
 
 
 def test_a_short_last_chunk_counts_as_what_it_is() -> None:

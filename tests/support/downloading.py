@@ -55,6 +55,7 @@ class Downloader:
         device_id: str = "dev-1",
         target: Target | None = None,
         settings: DownloadSettings | None = None,
+        on_durable: Callable[[int], None] = lambda _durable_bytes: None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.blob = blob
@@ -94,6 +95,7 @@ class Downloader:
             on_failed=self._on_failed,
             on_progress=lambda done, _all: self.progress.append(done),
             on_bad_chunk=self.bad.append,
+            on_durable=on_durable,
             settings=settings,
             now=now,
         )
