@@ -61,7 +61,7 @@ class MetadataFiles:
                 self._answer = metadata
                 self._changed.notify_all()
 
-    def on_chunk(self, blob: str, payload: bytes) -> None:
+    def on_chunk(self, blob: str, payload: bytes | memoryview) -> None:
         """Take a chunk from the link."""
         download = self._download
         if download is not None:

@@ -23,6 +23,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from device_agent.receiving import OnBulk, Receiver
 from protocol.errors import FleetliftError
 
 MAX_PACKET_BYTES: Final = 132 * 1024
@@ -118,6 +119,7 @@ class Connection:
         filters: Callable[[], tuple[Mapping[str, int], Iterable[str]]],
         on_up: Callable[[bool], None],
         on_message: Callable[[str, bytes], None],
+        on_bulk: OnBulk | None,
         on_denied: Callable[[str, str], None],
         answer_timeout_s: float | None = None,
     ) -> None:
@@ -127,6 +129,7 @@ class Connection:
         self._filters = filters
         self._on_up = on_up
         self._on_message = on_message
+        self._on_bulk = on_bulk
         self._receipts = _Receipts(on_denied)
         self._awaited: set[int | None] = set()
         self._session_present = False
@@ -136,7 +139,7 @@ class Connection:
         self._up_since: float | None = None
         self._why = ""
         self._refused_version = False
-        self._client: paho.Client | None = self._make_client(will)
+        self._client: Receiver | None = self._make_client(will)
 
     @property
     def is_up(self) -> bool:
@@ -201,9 +204,9 @@ class Connection:
                 _LOG.info("no farewell: %s", error)
         client.disconnect()
 
-    def _make_client(self, will: tuple[str, bytes]) -> paho.Client:
+    def _make_client(self, will: tuple[str, bytes]) -> Receiver:
         version_5 = self.version is MQTTProtocolVersion.MQTTv5
-        client = paho.Client(
+        client = Receiver(
             CallbackAPIVersion.VERSION2,
             self._settings.device_id,
             clean_session=None if version_5 else False,
@@ -222,6 +225,7 @@ class Connection:
         client.on_publish = self._puback
         client.on_disconnect = self._disconnected
         client.on_message = self._message
+        client.on_bulk = self._bulk if self._on_bulk is not None else None
         return client
 
     def _serve(self, client: paho.Client, stopping: threading.Event) -> End:
@@ -247,10 +251,11 @@ class Connection:
     def _up_for_s(self) -> float | None:
         return None if self._up_since is None else time.monotonic() - self._up_since
 
-    def _dispose(self, client: paho.Client) -> None:
+    def _dispose(self, client: Receiver) -> None:
         # Without the callbacks there is no reference circle: the sockets close now, not when somebody collects it.
         self._client = None
         client.on_connect = client.on_subscribe = client.on_publish = client.on_disconnect = client.on_message = None
+        client.on_bulk = None
 
     def _send_subscribe(self, client: paho.Client, filters: Mapping[str, int]) -> set[int | None]:
         mids: set[int | None] = set()
@@ -306,6 +311,13 @@ class Connection:
             self._on_message(message.topic, bytes(message.payload))  # no copy: they are bytes already
         except Exception:  # noqa: BLE001 - whatever a message does to its reader, the next one is read
             _LOG.exception("a message could not be handled")
+
+    def _bulk(self, topic: str, payload: memoryview) -> bool:
+        try:
+            return self._on_bulk is not None and self._on_bulk(topic, payload)
+        except Exception:  # noqa: BLE001 - the same
+            _LOG.exception("a message could not be handled")
+            return True
 
 
 class _Receipts:

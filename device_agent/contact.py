@@ -1,7 +1,7 @@
 """The device's side of a session: says hello, asks, reports and tells, and hands on what it hears.
 
-`link_up`, `link_down`, `message` and `will` are for the link's thread, the rest for the loop's. Chunks are dealt with
-in the link's thread, all else is posted to the loop.
+`link_up`, `link_down`, `message`, `bulk` and `will` are for the link's thread, the rest for the loop's. Chunks are
+dealt with in the link's thread, all else is posted to the loop.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class Contact:
         files: MetadataFiles,
         loop: Loop,
         hears: ContactHears,
-        on_chunk: Callable[[str, bytes], None],
+        on_chunk: Callable[[str, memoryview], None],
     ) -> None:
         self._settings = settings
         self._link = link
@@ -173,13 +173,18 @@ class Contact:
 
     def message(self, topic: str, payload: bytes) -> None:
         """Take a message from the broker."""
-        prefix, _, blob = topic.rpartition("/b/")
-        if blob and prefix in self._chunk_prefixes:
-            self._on_chunk(blob, payload)
-            self._files.on_chunk(blob, payload)
-        else:
+        if not self.bulk(topic, memoryview(payload)):
             at_s = self._loop.monotonic()
             self._loop.post(lambda: self._heard(topic, payload, at_s))
+
+    def bulk(self, topic: str, payload: memoryview) -> bool:
+        """Take a message if it is a chunk."""
+        prefix, _, blob = topic.rpartition("/b/")
+        if not blob or prefix not in self._chunk_prefixes:
+            return False
+        self._on_chunk(blob, payload)
+        self._files.on_chunk(blob, payload)
+        return True
 
     def follow_groups(self) -> None:
         """Subscribe to the notices of the groups that the device is in, and no others."""

@@ -24,6 +24,7 @@ from typing import TypeVar
 from paho.mqtt.enums import MQTTProtocolVersion
 
 from device_agent.connection import Connection, End, LinkError, LinkSettings
+from device_agent.receiving import OnBulk
 from protocol.topics import Topics
 
 __all__ = ["Link", "LinkError", "LinkSettings"]
@@ -38,7 +39,8 @@ class Link:
     """The agent's one link: constructed once, started once, reconnecting until it is stopped.
 
     `will()` gives the last will (and the farewell that `stop` publishes), retained on the device's presence topic; it
-    is called before each attempt to connect. `on_up(session_present)` and `on_down(why)` alternate.
+    is called before each attempt to connect. `on_up(session_present)` and `on_down(why)` alternate. `on_bulk(topic,
+    payload)` is offered each message of QoS 0 before `on_message`, as a view of the packet; True says that it took it.
     `on_denied(topic or filter, reason)` tells what the broker refused, where it says so: MQTT 5 does for publishes.
     """
 
@@ -51,6 +53,7 @@ class Link:
         on_up: Callable[[bool], None],
         on_down: Callable[[str], None],
         on_message: Callable[[str, bytes], None],
+        on_bulk: OnBulk | None = None,
         on_denied: Callable[[str, str], None] | None = None,
     ) -> None:
         self._settings = settings
@@ -59,6 +62,7 @@ class Link:
         self._on_up = on_up
         self._on_down = on_down
         self._on_message = on_message
+        self._on_bulk = on_bulk
         self._on_denied = on_denied
         self._lock = threading.Lock()  # guards the next two; never held while paho or a callback runs
         self._wanted: dict[str, int] = {}
@@ -168,6 +172,7 @@ class Link:
                 filters=self._filters,
                 on_up=lambda session_present: self._guarded(lambda: self._on_up(session_present), None),
                 on_message=self._on_message,
+                on_bulk=self._on_bulk,
                 on_denied=self._denied,
                 answer_timeout_s=None if choice.is_known else self._settings.version_timeout_s,
             )

@@ -60,7 +60,7 @@ class Fetches(EffectsFetches, Protocol):
     def link_down(self) -> None:
         """Wait."""
 
-    def on_chunk(self, blob: str, payload: bytes) -> None:
+    def on_chunk(self, blob: str, payload: bytes | memoryview) -> None:
         """Take a chunk, in the link's thread."""
 
 

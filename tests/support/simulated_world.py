@@ -218,7 +218,7 @@ class SimulatedFetching:
         self.stalled = False
         self._loop.post(self._fetch)
 
-    def on_chunk(self, blob: str, payload: bytes) -> None:
+    def on_chunk(self, blob: str, payload: bytes | memoryview) -> None:
         del blob, payload
 
     def verify(self, firmware: FirmwareRef, slots: Slots, answer: Answer) -> None:

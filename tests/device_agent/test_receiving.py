@@ -1,0 +1,51 @@
+"""Bulk is handed on where it lies in the packet; all else takes paho's way."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from cloud.broker import EmbeddedBroker
+from tests.support.linking import TOPICS, DeafBroker, Owner
+from tests.support.mqtt import Peer
+
+
+@pytest.fixture
+def owners() -> Iterator[list[Owner]]:
+    made: list[Owner] = []
+    yield made
+    for owner in made:
+        owner.link.stop(timeout_s=1)
+
+
+def test_bulk_is_handed_on_where_it_lies_and_all_else_goes_its_way(broker: EmbeddedBroker, owners: list[Owner]) -> None:
+    """Nothing would come as bulk if paho did not call the private method that is overridden."""
+    owner = Owner(broker.url)
+    owners.append(owner)
+    bulk, other = TOPICS.chunks("a" * 64), TOPICS.chunks("b" * 64)
+    owner.bulk_topics = {bulk, "acknowledged"}
+    owner.link.subscribe({bulk: 0, other: 0, "acknowledged": 1})
+    owner.link.start()
+    owner.expect("up")
+    content = os.urandom(64 * 1024 + 12)
+    with Peer(broker.port, "cloud") as peer:
+        for payload in (b"raise", content, b"", b"x"):
+            peer.publish(bulk, payload, qos=0)
+            assert owner.receive() == (f"bulk: {bulk}", payload)
+        for topic, qos in (("acknowledged", 1), (other, 0)):
+            peer.publish(topic, content, qos=qos)
+            assert owner.receive() == (topic, content)
+    assert owner.events.empty()
+
+
+def test_bulk_with_properties_goes_the_usual_way(owners: list[Owner]) -> None:
+    topic = b"\x00\x04bulk"
+    plain, described = topic + b"\x00ab", topic + b"\x02\x01\x01cd"
+    with DeafBroker(then=b"".join(b"\x30%c" % len(body) + body for body in (plain, described))) as deaf:
+        owner = Owner(deaf.url)
+        owners.append(owner)
+        owner.bulk_topics = {"bulk"}
+        owner.link.start()
+        owner.expect("up")
+        assert [owner.receive(), owner.receive()] == [("bulk: bulk", b"ab"), ("bulk", b"cd")]
+        assert owner.link.is_up
