@@ -85,6 +85,12 @@ class DurableUpdater(Updater):
         """The root that is trusted now."""
         return self._trusted_set.root
 
+    @property
+    def expires(self) -> datetime:
+        """When the first of all that was verified so far expires."""
+        expires: datetime = min(signed.expires for signed in self._trusted_set)
+        return expires
+
     def role(self, name: str) -> Targets | None:
         """Return a verified delegated role that was looked into, or None."""
         role = self._trusted_set.get(name)

@@ -7,6 +7,9 @@
    were seen. The floors close that hole: their owner keeps the highest that `floors` ever told, durably, elsewhere.
 4. The clock of a device without a battery may be far behind. It is never taken to be before the time of the last
    refresh that succeeded, which is kept here; metadata that expired before that stays expired.
+5. Verifying costs a small device a second (pure Python). So a newer bundle is looked into when it comes, before it is
+   waited for, and not again while nothing of it expires. Bundles that are no good cannot keep a device busy: after one
+   of them, for LOOK_AGAIN_S, what comes is looked into only when it is needed.
 
 `refresh` and `signed_firmware` wait for `ask` and belong in a thread where that is no harm. The rest returns at once,
 and may be called from any thread.
@@ -16,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -44,9 +48,11 @@ from protocol.phases import Reason
 from protocol.signing import Signature
 
 IDENTITY: Final = "identity"
+LOOK_AGAIN_S: Final = 60.0
 _CLOCK_FILE: Final = "clock.json"
 _CLOCK_STEP_S: Final = 3600.0
 _MAX_TIME_S: Final = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
+_LOG = logging.getLogger(__name__)
 
 
 class Distrust(StrEnum):
@@ -90,20 +96,32 @@ class SignedFirmware:
 class DeviceTrust:
     """One product's trusted metadata in a private directory; one process at a time.
 
-    `now` is the time of day in seconds since 1970. Raises TrustError for a `bootstrap_root` that is none.
+    `now` is the time of day in seconds since 1970. `aside` has a call made in another thread, soon: bundles are looked
+    into there (without it, only when they are needed). Raises TrustError for a `bootstrap_root` that is none.
     """
 
     def __init__(
-        self, directory: Path, bootstrap_root: bytes, product: str, *, ask: Ask, now: Callable[[], float]
+        self,
+        directory: Path,
+        bootstrap_root: bytes,
+        product: str,
+        *,
+        ask: Ask,
+        now: Callable[[], float],
+        aside: Callable[[Callable[[], None]], None] | None = None,
     ) -> None:
         self._directory = directory
         self._bootstrap = bootstrap_root
         self._product = check_id(product, "product")
         self._ask = ask
         self._now = now
+        self._aside = aside
         self._working = threading.Lock()  # one refresh or look-up at a time; what follows is replaced, never changed
         self._bundle: Bundle | None = None
         self._updater: DurableUpdater | None = None
+        self._verified: tuple[Bundle, float] | None = None  # the bundle that was verified last, and when it expires
+        self._looking = False
+        self._looked_in_vain_at_s = 0.0
         self._floors: Mapping[str, int] = {}
         with _told("the root metadata that this device was given"):
             self._root = newest_root(directory, bootstrap_root)
@@ -129,15 +147,22 @@ class DeviceTrust:
         """Take a bundle for the next refresh; False if it is ignored: another product's, older, or no bundle at all."""
         # Under a newer root the versions may begin anew (TUF 5.3.11): it was made because a key had been stolen.
         oldest = 1 if bundle.root_version > self._root.version else max(1, self._timestamp_version)
-        if bundle.product != self._product or _version_in(bundle.files.get("timestamp.json", "")) < oldest:
+        version = _version_in(bundle.files.get("timestamp.json", ""))
+        if bundle.product != self._product or version < oldest:
             return False
         self._bundle = bundle
+        if self._aside is not None and not self._looking and (self._verified is None or version > oldest):
+            self._looking = True
+            self._aside(self._look_ahead)
         return True
 
     def refresh(self) -> None:
         """Bring everything up to date; raises TrustError, and then what was trusted before still is."""
         with self._working:
-            self._refresh()
+            if self._is_current():
+                self._keep_clock_floor(self._time_s())
+            else:
+                self._refresh()
 
     def signed_firmware(self, path: str) -> SignedFirmware:
         """Return what is signed for `<product>/<component>/<version>`, refreshing first if that never succeeded.
@@ -161,6 +186,32 @@ class DeviceTrust:
         with _told("the message"):
             self._root.verify_delegate(Timestamp.type, pae, given)
 
+    def _look_ahead(self) -> None:
+        """Verify the bundle as far as it goes by itself: nobody is asked, and nobody told if it is no good."""
+        self._looking = False  # what comes from now on is looked into next
+        with self._working:
+            bundle = self._bundle
+            # A newer root is a matter for who hears `is_behind`.
+            if bundle is None or self.is_behind or self._is_current() or not self._may_look():
+                return
+            try:
+                self._refresh_from(bundle, ask=_ask_nobody)
+            except TrustError as error:
+                self._looked_in_vain_at_s = self._now()
+                _LOG.info("a bundle is no good by itself: %s", error)
+
+    def _may_look(self) -> bool:
+        return abs(self._now() - self._looked_in_vain_at_s) >= LOOK_AGAIN_S
+
+    def _is_current(self) -> bool:
+        """Tell whether to verify the bundle would be to verify the same bytes again, with the same result."""
+        if self._verified is None or self._bundle != self._verified[0]:
+            return False
+        return self._time_s() < self._verified[1]
+
+    def _time_s(self) -> float:
+        return min(max(self._now(), self._clock_floor_s), _MAX_TIME_S)
+
     def _refresh(self) -> DurableUpdater:
         bundle = self._bundle
         if bundle is None:
@@ -178,11 +229,11 @@ class DeviceTrust:
                 self._bundle = None
             return updater
 
-    def _refresh_from(self, bundle: Bundle | None) -> DurableUpdater:
-        now_s = min(max(self._now(), self._clock_floor_s), _MAX_TIME_S)
+    def _refresh_from(self, bundle: Bundle | None, ask: Ask | None = None) -> DurableUpdater:
+        now_s = self._time_s()
         with _told("the metadata"):
             files = {} if bundle is None else {name: text.encode() for name, text in bundle.files.items()}
-            fetcher = BundleFetcher(files, None if bundle is None else bundle.root_version, self._ask)
+            fetcher = BundleFetcher(files, None if bundle is None else bundle.root_version, ask or self._ask)
             now = datetime.fromtimestamp(now_s, UTC)
             updater = DurableUpdater(self._directory, self._bootstrap, fetcher, now)
             try:
@@ -193,6 +244,7 @@ class DeviceTrust:
                 self._root = max(self._root, updater.root, key=lambda root: root.version)
                 self._timestamp_version = self._read_timestamp_version()
         self._updater, self._floors = updater, floors
+        self._verified = None if bundle is None else (bundle, updater.expires.timestamp())
         self._keep_clock_floor(now_s)
         return updater
 
@@ -214,6 +266,10 @@ class DeviceTrust:
             with _told("the time of the refresh"):
                 write_durably(self._directory / _CLOCK_FILE, json.dumps({"refreshed_at_s": now_s}).encode())
             self._clock_floor_s = now_s
+
+
+def _ask_nobody(_name: str) -> bytes | None:
+    return None
 
 
 def _version_in(timestamp: str) -> int:

@@ -51,6 +51,7 @@ def wire(settings: AgentSettings) -> Runner:
         on_up=lambda session_present: runner.contact.link_up(session_present),  # noqa: PLW0108
         on_down=lambda why: runner.contact.link_down(why),  # noqa: PLW0108
         on_message=lambda topic, payload: runner.contact.message(topic, payload),  # noqa: PLW0108
+        on_bulk=lambda topic, payload: runner.contact.bulk(topic, payload),  # noqa: PLW0108
     )
     gatekeeper = Gatekeeper(
         journal,
@@ -62,8 +63,11 @@ def wire(settings: AgentSettings) -> Runner:
     )
     desk = Desk(loop, gatekeeper)
     files = MetadataFiles(link, topics, settings.device_id)
-    trust = DeviceTrust(state_dir / "metadata", root, settings.product, ask=files.file, now=time.time)
-    worker = WorkerThread("worker")
+    worker, prober = WorkerThread("worker"), WorkerThread("prober")
+    # Bundles are looked into beside the worker: a way back must not wait for signatures.
+    trust = DeviceTrust(
+        state_dir / "metadata", root, settings.product, ask=files.file, now=time.time, aside=prober.submit
+    )
     fetching = Fetching(
         trust=trust,
         chunks=journal.chunks,
@@ -90,7 +94,7 @@ def wire(settings: AgentSettings) -> Runner:
         components={name: _component(settings, item) for name, item in settings.components.items()},
         loop=loop,
         worker=worker,
-        prober=WorkerThread("prober"),
+        prober=prober,
         now=time.time,
     )
     return runner
