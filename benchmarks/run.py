@@ -3,7 +3,9 @@
 Both sides are given the same image on the same disk over loopback, in turn, several times. The agent's time is from
 taking the release to the image verified on the disk: signed metadata, chunk list, chunks, each chunk hashed and written
 and made durable, then the whole image read back and hashed. The yardstick's is `curl` to a file, then `sha256sum`.
-The agent is installed as on a device: pure Python, without `cryptography`.
+The agent is installed as on a device: pure Python, without `cryptography`, in the environment that its unit gives it.
+
+Both are given a calm moment to begin in, if one comes soon: on a machine that others use, too, a figure tells of them.
 """
 
 import argparse
@@ -16,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -26,11 +28,14 @@ from typing import Any
 from cloud.cli import fleetlift
 from cloud.demo.operating import Operator
 from cloud.demo.telling import Teller, wait_for
-from cloud.demo.world import HOST, Process, World, answers, free_port
+from cloud.demo.world import HOST, Device, Process, World, answers, free_port
 from tests.support.distribution import build_wheel, install_as_on_a_device
 
 MIB = 1 << 20
+UNIT = Path(__file__).parents[1] / "deploy" / "fleetlift-agent.service"
 IDLE = ("{python}", "-c", "import signal; signal.pause()", "{image}")
+CALM_MOMENT_S = 0.2
+CALM_SHARE = 0.1
 START_TIMEOUT_S = 20.0
 UPDATE_TIMEOUT_S = 120.0
 _STAMP = re.compile(r"(\S+ \S+) INFO device_agent\.driver: (\w+), so from")
@@ -58,8 +63,9 @@ class Download:
 def main() -> int:
     """Measure, print, and return 0 whatever the figures are."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__.splitlines()[0])
-    parser.add_argument("--size-mib", type=int, default=64)
+    parser.add_argument("--size-mib", type=int, default=[64], nargs="+", metavar="N", help="one table for each")
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--calm-s", type=float, default=10.0, help="how long to wait for a calm moment, each time")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write the figures as JSON")
     options = parser.parse_args()
     missing = [name for name in ("nginx", "curl", "sha256sum") if find(name) is None]
@@ -67,25 +73,39 @@ def main() -> int:
         print(f"bench: {', '.join(missing)} is missing; install nginx-light and curl", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory(prefix="fleetlift-bench-") as scratch:
-        figures = measure(Path(scratch), options.size_mib * MIB, options.repetitions)
-    print(table(figures))
+        figures = measure(Path(scratch), [size * MIB for size in options.size_mib], options.repetitions, options.calm_s)
+    for size in figures["sizes"]:
+        print(table(size))
     if options.report:
         options.report.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     return 0
 
 
-def measure(directory: Path, size_bytes: int, repetitions: int) -> dict[str, Any]:
-    """Return the figures of both sides."""
-    updates: list[Update] = []
-    downloads: list[Download] = []
+def measure(directory: Path, sizes_bytes: Sequence[int], repetitions: int, calm_s: float) -> dict[str, Any]:
+    """Return the figures of both sides, for each size."""
     with served_by_nginx(directory) as address, agent_running(directory) as (world, operator, agent):
-        for number in range(repetitions):
-            image = directory / "www" / f"image-{number}"
-            write_noise(image, size_bytes)
-            downloads.append(download(f"{address}/{image.name}", directory / "downloaded"))
-            updates.append(update(world, operator, agent, image, f"1.{number}.0"))
-            image.unlink()
-        peak_mib = peak_memory_mib(agent)
+        sizes = []
+        for order, size_bytes in enumerate(sizes_bytes):
+            updates: list[Update] = []
+            downloads: list[Download] = []
+            forget_peak_memory(agent)
+            for number in range(repetitions):
+                image = directory / "www" / f"image-{order}-{number}"
+                write_noise(image, size_bytes)
+                wait_for_calm(calm_s)
+                downloads.append(download(f"{address}/{image.name}", directory / "downloaded"))
+                upload(operator, image, version := f"1.{order}.{number}")
+                wait_for_calm(calm_s)
+                updates.append(update(world, operator, agent, version))
+                image.unlink()
+            sizes.append(figures_of(size_bytes, updates, downloads, peak_memory_mib(agent)))
+    return {"sizes": sizes, "machine": {"cpus": os.cpu_count(), "python": sys.version.split()[0]}}
+
+
+def figures_of(
+    size_bytes: int, updates: Sequence[Update], downloads: Sequence[Download], peak_mib: float
+) -> dict[str, Any]:
+    """Return the figures for one size."""
     ratio = statistics.median(item.seconds for item in downloads) / statistics.median(item.seconds for item in updates)
     return {
         "size_bytes": size_bytes,
@@ -93,7 +113,6 @@ def measure(directory: Path, size_bytes: int, repetitions: int) -> dict[str, Any
         "downloads": [asdict(item) for item in downloads],
         "agent_peak_mib": round(peak_mib, 1),
         "ratio": round(ratio, 2),
-        "machine": {"cpus": os.cpu_count(), "python": sys.version.split()[0]},
     }
 
 
@@ -150,13 +169,14 @@ def agent_running(directory: Path) -> Iterator[tuple[World, Operator, Process]]:
     """Run a broker, a cloud and one agent, whose application does nothing."""
     world = World(directory / "world")
     operator = Operator(world, Teller(), fleetlift)
-    agent = Process("agent", [], world.logs / "agent.log")
+    agent = Process("agent", [], world.logs / "agent.log", environment_of(UNIT))
     try:
         world.broker.start()
         words = ["--product", "bench", "--hardware", "any", "--port", str(world.http_port)]
         operator.run("init", *words, "--broker", world.broker.url, quiet=True)
         world.start_cloud()
         settings = world.directory / "device"
+        world.devices["bench"] = Device("bench", settings, 0, agent)
         command = [word for part in IDLE for word in ("--app-command", part)]
         operator.run("device", "enrol", "bench", "--directory", str(settings), "--soak", "0", *command, quiet=True)
         device = install_as_on_a_device(build_wheel(directory), directory / "installed")
@@ -165,15 +185,22 @@ def agent_running(directory: Path) -> Iterator[tuple[World, Operator, Process]]:
         wait_for(lambda: operator.run("device", "show", "bench", quiet=True)["online"], UPDATE_TIMEOUT_S)
         yield world, operator, agent
     finally:
-        agent.stop()
         world.stop()
-        subprocess.run(["/usr/bin/pkill", "-f", str(world.directory)], check=False)
 
 
-def update(world: World, operator: Operator, agent: Process, image: Path, version: str) -> Update:
-    """Release an image to the agent, and measure it taking it."""
+def upload(operator: Operator, image: Path, version: str) -> None:
+    """Publish an image, for nobody yet."""
     facts = ["--product", "bench", "--version", version, "--hardware", "any"]
     operator.run("firmware", "upload", str(image), *facts, quiet=True)
+
+
+def environment_of(unit: Path) -> dict[str, str]:
+    """Return the variables that a systemd unit sets itself."""
+    return dict(re.findall(r"^Environment=(\w+)=(\S+)$", unit.read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def update(world: World, operator: Operator, agent: Process, version: str) -> Update:
+    """Have the agent take a version, and measure that."""
     heard = agent.log_path.stat().st_size
     pids = (pid_of(agent), pid_of(world.cloud), world.broker.pid)
     before = [cpu_seconds(pid) for pid in pids]
@@ -227,6 +254,29 @@ def cpu_seconds(pid: int) -> float:
     """Return the CPU time that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def wait_for_calm(at_most_s: float) -> None:
+    """Return when the machine had next to nothing to do for a moment, or after a while."""
+    deadline = time.monotonic() + at_most_s
+    busy, all_of_it = busy_and_all_ticks()
+    while time.monotonic() < deadline:
+        time.sleep(CALM_MOMENT_S)
+        was_busy, was_all = busy, all_of_it
+        busy, all_of_it = busy_and_all_ticks()
+        if busy - was_busy <= CALM_SHARE * (all_of_it - was_all):
+            return
+
+
+def busy_and_all_ticks() -> tuple[int, int]:
+    """Return how many ticks of its processors the machine was busy, and how many there were."""
+    fields = [int(field) for field in Path("/proc/stat").read_text(encoding="ascii").splitlines()[0].split()[1:9]]
+    return sum(fields) - fields[3] - fields[4], sum(fields)
+
+
+def forget_peak_memory(agent: Process) -> None:
+    """Have the peak begin at what is resident now (`5`, see proc_pid_clear_refs(5))."""
+    Path(f"/proc/{pid_of(agent)}/clear_refs").write_text("5", encoding="ascii")
 
 
 def peak_memory_mib(agent: Process) -> float:

@@ -19,8 +19,9 @@ from typing import Final
 FILE_MODE: Final = 0o600
 DIRECTORY_MODE: Final = 0o700
 READ_BYTES: Final = 1024 * 1024
-READ_AHEAD_BYTES: Final = 4 * READ_BYTES
-"""What is fetched from the disk at a time, while the part before is looked at."""
+READ_BACK_BYTES: Final = 256 * 1024
+READ_AHEAD_BYTES: Final = 2 * 1024 * 1024
+"""What the disk is asked for at a time, while what came before is looked at."""
 _NEW: Final = ".new"
 _NO_FALLOCATE: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 
@@ -178,21 +179,30 @@ def remove(path: Path) -> None:
 
 
 def read_back(descriptor: int, begin: int, end: int) -> Iterator[memoryview]:
-    """Yield a durable part of a file as the disk has it, in blocks of READ_BYTES; each is good until the next is taken.
+    """Yield a durable part of a file as the disk has it, in blocks of READ_BACK_BYTES; each is good until the next.
 
     It leaves the page cache before it is read, so that the disk is read and not what was meant for it; and after it,
-    for whoever starts it reads the disk again.
+    for whoever starts it reads the disk again. The disk is always one READ_AHEAD_BYTES ahead.
     """
-    view = memoryview(bytearray(READ_BYTES))
-    for first in range(begin, end, READ_AHEAD_BYTES):
-        length = min(READ_AHEAD_BYTES, end - first)
-        os.posix_fadvise(descriptor, first, length, os.POSIX_FADV_DONTNEED)
-        os.posix_fadvise(descriptor, first, length, os.POSIX_FADV_WILLNEED)
-        done = 0
-        while done < length and (count := os.preadv(descriptor, [view[: length - done]], first + done)):
+    view = memoryview(bytearray(READ_BACK_BYTES))
+    _read_ahead(descriptor, begin, end)
+    while begin < end:
+        after = min(begin + READ_AHEAD_BYTES, end)
+        _read_ahead(descriptor, after, end)
+        first = begin
+        while begin < after and (count := os.preadv(descriptor, [view[: after - begin]], begin)):
             yield view[:count]
-            done += count
-        os.posix_fadvise(descriptor, first, length, os.POSIX_FADV_DONTNEED)
+            begin += count
+        if begin < after:
+            return  # the file ends here
+        os.posix_fadvise(descriptor, first, after - first, os.POSIX_FADV_DONTNEED)
+
+
+def _read_ahead(descriptor: int, begin: int, end: int) -> None:
+    length = min(READ_AHEAD_BYTES, end - begin)
+    if length > 0:
+        os.posix_fadvise(descriptor, begin, length, os.POSIX_FADV_DONTNEED)
+        os.posix_fadvise(descriptor, begin, length, os.POSIX_FADV_WILLNEED)
 
 
 def digest_of(descriptor: int, progress: Callable[[int, int], None] | None = None) -> str:

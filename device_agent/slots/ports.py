@@ -22,7 +22,7 @@ from protocol.phases import Reason
 from protocol.values import ComponentState, FirmwareRef
 
 Progress = Callable[[int, int], None]
-"""Called with (bytes done, bytes in all) about once a mebibyte; may raise to stop the work."""
+"""Called with (bytes done, bytes in all) at least once for each mebibyte; may raise to stop the work."""
 
 
 class SlotError(FleetliftError):

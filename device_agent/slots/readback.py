@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
 from device_agent.slots import durable
@@ -65,7 +65,9 @@ class ReadBack:
         """Return the SHA-256 (hexadecimal) of the whole image, durable by now; once. Raises what the disk does."""
         self.stop()
         with self._opened() as descriptor:
-            self._hash(descriptor, self._size_bytes, progress)
+            for done in self._hash(descriptor, self._size_bytes):
+                if progress is not None:
+                    progress(done, self._size_bytes)
         return self._whole.hexdigest()
 
     def _run(self) -> None:
@@ -75,18 +77,20 @@ class ReadBack:
                     self._changed.wait_for(lambda: self._stopping or self._durable_bytes > self._hashed_bytes)
                     if self._stopping:
                         return
-                    end = min(self._durable_bytes, self._hashed_bytes + durable.READ_AHEAD_BYTES)
+                    end = self._durable_bytes
                 with self._opened() as descriptor:
-                    self._hash(descriptor, end, None)
+                    for _ in self._hash(descriptor, end):
+                        if self._stopping:
+                            break
         except Exception:  # noqa: BLE001 - rule 3
             self._restart()
 
-    def _hash(self, descriptor: int, end: int, progress: Callable[[int, int], None] | None) -> None:
+    def _hash(self, descriptor: int, end: int) -> Iterator[int]:
+        """Hash on to `end`, and yield after each block how much is hashed."""
         for block in durable.read_back(descriptor, self._hashed_bytes, end):
             self._whole.update(block)
             self._hashed_bytes += len(block)
-            if progress is not None:
-                progress(self._hashed_bytes, self._size_bytes)
+            yield self._hashed_bytes
 
     def _restart(self) -> None:
         self._whole, self._hashed_bytes = hashlib.sha256(), 0

@@ -161,5 +161,5 @@ def test_a_part_is_read_from_the_disk_in_blocks(tmp_path: Path) -> None:
     ):
         blocks = [bytes(block) for block in durable.read_back(descriptor, begin, end)]
         assert b"".join(blocks) == content[begin:end]
-        assert all(len(block) <= durable.READ_BYTES for block in blocks)
+        assert all(len(block) <= durable.READ_BACK_BYTES for block in blocks)
     os.close(descriptor)
