@@ -9,6 +9,7 @@ import os
 import re
 import tomllib
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -23,6 +24,7 @@ HOME_VARIABLE: Final = "FLEETLIFT_HOME"
 DEFAULT_HOME: Final = Path("fleetlift-home")
 DEFAULT_PORT: Final = 8321
 DEFAULT_BROKER_PORT: Final = 18321
+DEFAULT_CLOUD_PORT: Final = 18322
 MQTT_PORT: Final = 1883
 MAX_SETTINGS_BYTES: Final = 256 * 1024
 _TABLE = re.compile(r"\s*\[\s*([A-Za-z0-9_.\"' -]+?)\s*\]")
@@ -45,6 +47,12 @@ class ServerSettings(_Section):
     port: int = Field(default=DEFAULT_PORT, ge=0, le=65535)
     public_url: str | None = None
     """What operators reach it by, when a proxy stands before it; links in answers start with it."""
+    tls: bool = True
+    """Whether it speaks HTTPS. Without, it listens on loopback alone: for a proxy beside it, or for trying things."""
+    certificate_file: str | None = None
+    """Somebody else's certificate and key in one PEM file; without it the fleet's own authority issues one."""
+    names: list[str] = Field(default=[], max_length=32)
+    """Host names and addresses by which operators and devices reach server and broker; certificates bear them."""
     max_request_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
     """The largest body of any request but an image's upload."""
     max_image_bytes: int = Field(default=8 * 1024**3, ge=1, le=MAX_BLOB_BYTES)
@@ -58,12 +66,21 @@ class ServerSettings(_Section):
 
 
 class BrokerSettings(_Section):
-    """Which MQTT broker; without `url` one is started, on loopback and `embedded_port`."""
+    """Which MQTT broker; without `url` one is started, for devices on `embedded_port`, for us on `cloud_port`."""
 
     url: str | None = None
     device_url: str | None = None
     """What devices reach the broker by, when that is another address; enrolled devices are told it."""
     embedded_port: int = Field(default=DEFAULT_BROKER_PORT, ge=0, le=65535)
+    cloud_port: int = Field(default=DEFAULT_CLOUD_PORT, ge=0, le=65535)
+    directory: str = "../broker"
+    """The broker's own files: the server writes certificates, access rules and revocations there."""
+    reload_command: list[str] = []
+    """Run when those files have changed; without it the process in `directory`'s mosquitto.pid is told."""
+    ca_file: str = "tls/services-ca.crt"
+    """What the broker's certificate is checked by, for mqtts."""
+    certificate_file: str | None = "tls/cloud.pem"
+    """The server's certificate and key for the broker, in one PEM file."""
     topic_root: str = DEFAULT_ROOT
     username: str | None = None
     password_file: str | None = None
@@ -72,7 +89,7 @@ class BrokerSettings(_Section):
     @classmethod
     def _check_url(cls, value: str | None) -> str | None:
         if value is not None:
-            parse_broker_url(value)
+            check_encrypted(value)
         return value
 
     @field_validator("topic_root")
@@ -98,6 +115,8 @@ class DeviceSettings(_Section):
 
     joining: Literal["open", "known"] = "open"
     """`open`: a device of a known product registers itself by its first hello; `known`: only enrolled ones."""
+    renewal_grace_days: int = Field(default=90, ge=0, le=3650)
+    """For how long after its end a certificate is still good for getting the next one."""
 
 
 class LogSettings(_Section):
@@ -123,6 +142,8 @@ class OperatorContext(_Section):
     server: str = f"http://127.0.0.1:{DEFAULT_PORT}"
     product: str | None = None
     component: str = "app"
+    ca: str | None = None
+    """What the server's certificate is checked by (PEM, relative to this file); without it, by the system's list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +168,19 @@ class Home:
         return self.cloud / "fleetlift.toml"
 
     @property
+    def ca(self) -> Path:
+        """The fleet's certificate authorities, with their keys."""
+        return self.cloud / "ca"
+
+    @property
+    def tls(self) -> Path:
+        """The server's own certificates."""
+        return self.cloud / "tls"
+
+    @property
     def broker(self) -> Path:
-        """The embedded broker's data and log."""
-        return self.cloud / "broker"
+        """What the broker needs, and nothing else: settings, certificates, access rules, its data."""
+        return self.root / "broker"
 
     @property
     def operator(self) -> Path:
@@ -165,6 +196,11 @@ class Home:
     def token_file(self) -> Path:
         """The operator's API token."""
         return self.operator / "token"
+
+    @property
+    def operator_ca(self) -> Path:
+        """What the operator's commands check the server's certificate by."""
+        return self.operator / "ca.crt"
 
     @property
     def keys(self) -> Path:
@@ -190,6 +226,21 @@ def parse_broker_url(url: str) -> BrokerAddress:
     if parts.scheme != "mqtt" or not parts.hostname or parts.path.strip("/") or parts.username or parts.query:
         raise ValueError(f"{url!r:.100} is not mqtt://host or mqtt://host:port")
     return BrokerAddress(parts.hostname, parts.port or MQTT_PORT)
+
+
+def check_encrypted(url: str) -> None:
+    """Raise ValueError for what is no broker's address, or one that would be spoken to in the clear over a network."""
+    address = parse_broker_url(url)
+    if urlsplit(url).scheme == "mqtt" and not is_loopback(address.host):
+        raise ValueError(f"{url!r:.100} is not encrypted; only mqtts:// leaves this machine")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine itself, by a name or address that can be nothing else."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def load_settings(path: Path) -> Settings:

@@ -1,11 +1,14 @@
 """The way to the server's API: every failure becomes a sentence and an exit code."""
 
+import ssl
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import httpx
 
+from cloud.config import is_loopback
 from protocol.errors import UserError
 
 API: Final = "/api/v1"
@@ -32,13 +35,24 @@ class UnreachableError(UserError):
 class ApiClient:
     """The server's HTTP API as functions from paths to JSON; raises UserError only."""
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str, ca: Path | None = None) -> None:
+        """Take where, the token, and what the server's certificate is checked by (default: the system's list)."""
         self.url = url.rstrip("/")
+        if urlsplit(self.url).scheme == "http" and (host := urlsplit(self.url).hostname) and not is_loopback(host):
+            raise UserError(
+                f"{self.url} is not encrypted: everybody on the way could read the token. Nothing was sent; use https."
+            )
         timeout = httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
         try:
             self._http = httpx.Client(
-                base_url=self.url + API, headers={"Authorization": f"Bearer {token}"}, timeout=timeout, trust_env=False
+                base_url=self.url + API,
+                headers={"Authorization": f"Bearer {token}"},
+                timeout=timeout,
+                trust_env=False,
+                verify=ssl.create_default_context(cafile=ca) if self.url.startswith("https:") else True,
             )
+        except OSError as error:
+            raise UserError(f"{ca} holds no certificate authority: {error.strerror}. Nothing was sent.") from None
         except (httpx.InvalidURL, ValueError) as error:
             raise UserError(f"{url!r} is not a server's address: {error}. Nothing was sent.") from None
 
@@ -103,6 +117,12 @@ class ApiClient:
         try:
             return self._http.request(method, _join(path), params=params, **more)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol) as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise UserError(
+                    f"{self.url} did not prove that it is your server: {error}. Nothing was sent. Your context's `ca` "
+                    "says which authority is believed; `fleetlift init` wrote it.",
+                    exit_code=FAILED,
+                ) from None
             raise UnreachableError(
                 f"the server at {self.url} cannot be reached: {error}. Nothing was changed. Start it with "
                 "`fleetlift serve`, or name another with --server or FLEETLIFT_SERVER.",

@@ -43,9 +43,14 @@ class Operator:
     def api(self) -> ApiClient:
         """The server's API, with the operator's token."""
         url = self.server_option or os.environ.get(SERVER_VARIABLE) or self.context.server
-        client = ApiClient(url, self._token())
+        client = ApiClient(url, self._token(), self.ca)
         click.get_current_context().find_root().call_on_close(client.close)
         return client
+
+    @property
+    def ca(self) -> Path | None:
+        """What the server's certificate is checked by; None for the system's list."""
+        return self.home.operator / self.context.ca if self.context.ca else None
 
     def product(self, option: str | None) -> str:
         """Return the product of an option, else of the context; raises UserError."""

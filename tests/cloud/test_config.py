@@ -17,12 +17,12 @@ def test_every_value_given_is_taken(tmp_path: Path) -> None:
     path = tmp_path / "fleetlift.toml"
     path.write_text(
         '[server]\nhost = "0.0.0.0"\nport = 9000\npublic_url = "https://ota.example/"\n'
-        '[broker]\nurl = "mqtt://broker.example"\ntopic_root = "ota/v1"\n[devices]\njoining = "known"\n'
+        '[broker]\nurl = "mqtt://localhost"\ntopic_root = "ota/v1"\n[devices]\njoining = "known"\n'
     )
     settings = load_settings(path)
     assert (settings.server.host, settings.server.port) == ("0.0.0.0", 9000)  # noqa: S104 - nothing is bound
     assert settings.server.public_url == "https://ota.example"
-    assert settings.broker.url == "mqtt://broker.example"
+    assert settings.broker.url == "mqtt://localhost"
     assert settings.broker.topic_root == "ota/v1"
     assert settings.devices.joining == "known"
 
