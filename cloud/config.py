@@ -26,6 +26,7 @@ DEFAULT_PORT: Final = 8321
 DEFAULT_BROKER_PORT: Final = 18321
 DEFAULT_CLOUD_PORT: Final = 18322
 MQTT_PORT: Final = 1883
+MQTTS_PORT: Final = 8883
 MAX_SETTINGS_BYTES: Final = 256 * 1024
 _TABLE = re.compile(r"\s*\[\s*([A-Za-z0-9_.\"' -]+?)\s*\]")
 _KEY = re.compile(r"\s*(?:\"([^\"]+)\"|'([^']+)'|([A-Za-z0-9_-]+))\s*(?:\.[^=]*)?=")
@@ -214,18 +215,21 @@ class Home:
 
 @dataclass(frozen=True, slots=True)
 class BrokerAddress:
-    """Where a broker listens."""
+    """Where a broker listens, and whether it speaks TLS there."""
 
     host: str
     port: int
+    tls: bool = False
 
 
 def parse_broker_url(url: str) -> BrokerAddress:
-    """Return the host and port of `mqtt://host[:port]`; raises ValueError."""
+    """Return what `mqtts://host[:port]` or `mqtt://host[:port]` says; raises ValueError."""
     parts = urlsplit(url)
-    if parts.scheme != "mqtt" or not parts.hostname or parts.path.strip("/") or parts.username or parts.query:
-        raise ValueError(f"{url!r:.100} is not mqtt://host or mqtt://host:port")
-    return BrokerAddress(parts.hostname, parts.port or MQTT_PORT)
+    more = parts.path.strip("/") or parts.username or parts.query or parts.fragment
+    if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or more:
+        raise ValueError(f"{url!r:.100} is not mqtt://host or mqtts://host, with a :port if not the usual one")
+    tls = parts.scheme == "mqtts"
+    return BrokerAddress(parts.hostname, parts.port or (MQTTS_PORT if tls else MQTT_PORT), tls)
 
 
 def check_encrypted(url: str) -> None:

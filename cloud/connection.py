@@ -2,11 +2,15 @@
 
 import random
 import socket
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from paho.mqtt.enums import MQTTProtocolVersion
+
+from protocol.errors import FleetliftError
 
 KEEPALIVE_S: Final = 30
 CONNECT_TIMEOUT_S: Final = 5.0
@@ -21,6 +25,40 @@ NO_DELAY: Final = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 """The socket option that spares small acknowledged messages the 40 ms of Nagle's algorithm."""
 
 
+class TlsError(FleetliftError):
+    """The files that TLS needs cannot be read, or are not certificates and keys; nothing was connected."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """Whom to trust as the broker (`ca`, PEM), and who we are to it (`certificate`: key and certificate, PEM)."""
+
+    ca: Path
+    certificate: Path | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """Return a client's context from the files as they are now, so that each connection sees renewed ones.
+
+        TLS 1.2 or newer, the broker's name checked, certificates held to RFC 5280. Raises TlsError.
+        """
+        try:
+            context = ssl.create_default_context(cafile=self.ca)
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+            context.verify_flags |= ssl.VERIFY_X509_STRICT
+            if self.certificate is not None:
+                context.load_cert_chain(self.certificate, password=_no_passphrase)
+        except (OSError, ValueError) as error:
+            files = f"{self.ca}" + ("" if self.certificate is None else f" and {self.certificate}")
+            why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise TlsError(f"{files} cannot be used for TLS: {why}") from error
+        return context
+
+
+def _no_passphrase() -> bytes:
+    """Refuse where OpenSSL would otherwise ask on the terminal."""
+    raise ValueError("the private key has a passphrase, and nobody is here to type it")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerAccess:
     """Where the broker listens, and how to get in."""
@@ -29,11 +67,13 @@ class BrokerAccess:
     port: int = 1883
     username: str | None = None
     password: str | None = field(default=None, repr=False)
+    tls: Tls | None = None
     first_version: MQTTProtocolVersion = MQTTProtocolVersion.MQTTv5
     """What to try first: `MQTTv311` saves an attempt with a broker that is known to speak nothing newer."""
 
     def __str__(self) -> str:
-        return f"mqtt://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+        scheme = "mqtt" if self.tls is None else "mqtts"
+        return f"{scheme}://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
 
 @dataclass(slots=True)

@@ -29,6 +29,7 @@ from cloud.connection import (
     UNSUPPORTED_VERSION,
     Backoff,
     BrokerAccess,
+    TlsError,
     Versions,
 )
 from cloud.inbox import Inbox, Room, Waiting
@@ -78,7 +79,7 @@ class Link:
         handle: Handler,
         *,
         on_up: Callable[[], None] = lambda: None,
-        client_id: str = "fleetlift-cloud-1",
+        client_id: str = "fleetlift.control",
         workers: int = 8,
         room: Room | None = None,
         backoff: Backoff | None = None,
@@ -156,8 +157,11 @@ class Link:
 
     async def _serve(self) -> float:
         """Serve one connection until it ends; return how long to wait before the next."""
-        client = self._make_client()
         why = "the connection was lost"
+        try:
+            client = self._make_client()
+        except TlsError as error:
+            return self._next_delay_s(str(error))
         entering = asyncio.ensure_future(client.__aenter__())
         try:
             await asyncio.shield(entering)
@@ -182,6 +186,9 @@ class Link:
                 with contextlib.suppress(aiomqtt.MqttError):
                     await client.__aexit__(None, None, None)
             self._backoff.ended(asyncio.get_running_loop().time() - began)
+        return self._next_delay_s(why)
+
+    def _next_delay_s(self, why: str) -> float:
         delay_s = self._backoff.next_s()
         if not self._told:  # once until it is back
             self._told = True
@@ -208,6 +215,7 @@ class Link:
             keepalive=KEEPALIVE_S,
             timeout=ANSWER_TIMEOUT_S,
             socket_options=(NO_DELAY,),
+            tls_context=None if self._broker.tls is None else self._broker.tls.context(),
             queue_type=self._intake(),
             logger=_aiomqtt_log,
         )

@@ -8,6 +8,7 @@ the caller's thread: `publish` writes to the socket itself, which is also what m
 import logging
 import select
 import socket
+import ssl
 import time
 from typing import Any, Final
 
@@ -16,7 +17,16 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersi
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from cloud.connection import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, KEEPALIVE_S, NO_DELAY, Backoff, BrokerAccess, Versions
+from cloud.connection import (
+    ANSWER_TIMEOUT_S,
+    CONNECT_TIMEOUT_S,
+    KEEPALIVE_S,
+    NO_DELAY,
+    Backoff,
+    BrokerAccess,
+    TlsError,
+    Versions,
+)
 
 TEND_S: Final = 1.0
 """How often the keepalive is looked after, at least."""
@@ -81,8 +91,8 @@ class Publisher:
         happened = events.get(opened.fileno(), 0)
         if happened & select.POLLOUT:
             self._client.loop_write()
-        if happened & ~select.POLLOUT and self._client is not None:
-            self._client.loop_read()
+        if happened & ~select.POLLOUT:
+            self._read()
         self._tend()
 
     def close(self) -> None:
@@ -101,11 +111,18 @@ class Publisher:
         self._dispose()
 
     def _connect(self) -> None:
+        try:
+            tls = None if self._broker.tls is None else self._broker.tls.context()
+        except TlsError as error:
+            self._lost(str(error))
+            return
         client = paho.Client(
             CallbackAPIVersion.VERSION2, self._client_id, protocol=self._versions.current, reconnect_on_failure=False
         )
         client.connect_timeout = CONNECT_TIMEOUT_S
         client.username_pw_set(self._broker.username, self._broker.password)
+        if tls is not None:
+            client.tls_set_context(tls)
         client.on_socket_open = _no_delay
         client.on_connect = self._connack
         self._client = client
@@ -125,6 +142,14 @@ class Publisher:
         self._up, self._told = True, False
         self._up_since = time.monotonic()
         _log.info("chunk stream connected to %s (MQTT %s)", self._broker, _version_name(self._versions.current))
+
+    def _read(self) -> None:
+        """Read what the broker sends: a packet, and those that came in the same TLS record, which `poll` cannot see."""
+        more = True
+        while more and self._client is not None:
+            self._client.loop_read()
+            opened = self._client.socket()
+            more = isinstance(opened, ssl.SSLSocket) and opened.pending() > 0
 
     def _tend(self) -> None:
         """Keep the connection alive, and notice when it is not."""

@@ -49,7 +49,7 @@ class Streams:
         artifacts: Artifacts,
         topics: Topics,
         *,
-        client_id: str = "fleetlift-streams-1",
+        client_id: str = "fleetlift.streams",
         limits: Limits | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

@@ -4,7 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from cloud.config import BrokerAddress, Home, OperatorContext, Settings, load_context, load_settings, parse_broker_url
+from cloud.config import (
+    BrokerAddress,
+    Home,
+    OperatorContext,
+    Settings,
+    check_encrypted,
+    load_context,
+    load_settings,
+    parse_broker_url,
+)
 from protocol.errors import UserError
 
 
@@ -75,8 +84,27 @@ def test_a_home_is_chosen_by_option_then_variable_then_the_directory_here(
 
 
 def test_broker_urls() -> None:
-    assert parse_broker_url("mqtt://10.0.0.1:1884") == BrokerAddress("10.0.0.1", 1884)
+    assert parse_broker_url("mqtts://broker.test") == BrokerAddress("broker.test", 8883, tls=True)
+    assert parse_broker_url("mqtts://10.0.0.1:8884") == BrokerAddress("10.0.0.1", 8884, tls=True)
+    assert parse_broker_url("mqtt://127.0.0.2:1884") == BrokerAddress("127.0.0.2", 1884)
+    assert parse_broker_url("mqtt://localhost") == BrokerAddress("localhost", 1883)
     assert parse_broker_url("mqtt://[::1]") == BrokerAddress("::1", 1883)
-    for wrong in ("mqtt://", "tcp://a", "mqtt://u:p@a", "mqtt://a/b", "mqtt://a:x", "mqtt://a:99999"):
+    for wrong in (
+        "mqtts://",
+        "tcp://a",
+        "mqtts://u:p@a",
+        "mqtts://a/b",
+        "mqtts://a:x",
+        "mqtts://a:99999",
+        "mqtts://a#b",
+    ):
         with pytest.raises(ValueError, match=r"mqtt|[Pp]ort"):
             parse_broker_url(wrong)
+
+
+def test_plain_mqtt_does_not_leave_the_machine() -> None:
+    for host in ("broker.test", "10.0.0.1", "[::]", "localhost.test", "127.0.0.1.test"):
+        with pytest.raises(ValueError, match="only mqtts:// leaves this machine"):
+            check_encrypted(f"mqtt://{host}:1883")
+    for url in ("mqtt://127.0.0.1", "mqtt://localhost:1", "mqtt://[::1]", "mqtts://broker.test"):
+        check_encrypted(url)
