@@ -5,7 +5,8 @@
     │   ├── IdentityError           an id, a version or a version range that is not one
     │   ├── MessageError            a control message refused, with the field by name
     │   ├── ChunkError              a chunk or a chunk list that is not what was signed
-    │   └── ManifestError           signed firmware metadata that lacks or garbles a field
+    │   ├── ManifestError           signed firmware metadata that lacks or garbles a field
+    │   └── EnrolmentError          an enrolment code or message that is not one
     ├── UserError                   a person's mistake: said in a sentence, never as a traceback
     └── (the wings' own errors: LinkError, StoreError, SlotError, JournalError, TrustError, ...)
 
@@ -47,6 +48,12 @@ class ManifestError(ProtocolError):
     """Signed firmware metadata lacks or garbles a field."""
 
     code = "bad_manifest"
+
+
+class EnrolmentError(ProtocolError):
+    """An enrolment code, or a message of enrolment, that is not one; the text never repeats a secret."""
+
+    code = "bad_enrolment"
 
 
 class UserError(FleetliftError):
