@@ -26,6 +26,7 @@ DEFAULT_PORT: Final = 8321
 DEFAULT_BROKER_PORT: Final = 18321
 DEFAULT_CLOUD_PORT: Final = 18322
 MQTT_PORT: Final = 1883
+MQTT_CLOUD_PORT: Final = 8884
 MQTTS_PORT: Final = 8883
 MAX_SETTINGS_BYTES: Final = 256 * 1024
 _TABLE = re.compile(r"\s*\[\s*([A-Za-z0-9_.\"' -]+?)\s*\]")
@@ -50,8 +51,6 @@ class ServerSettings(_Section):
     """What operators reach it by, when a proxy stands before it; links in answers start with it."""
     tls: bool = True
     """Whether it speaks HTTPS. Without, it listens on loopback alone: for a proxy beside it, or for trying things."""
-    certificate_file: str | None = None
-    """Somebody else's certificate and key in one PEM file; without it the fleet's own authority issues one."""
     names: list[str] = Field(default=[], max_length=32)
     """Host names and addresses by which operators and devices reach server and broker; certificates bear them."""
     max_request_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)

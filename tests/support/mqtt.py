@@ -2,6 +2,7 @@
 
 import queue
 import socket
+import ssl
 import threading
 from types import TracebackType
 from typing import Any, Self
@@ -17,11 +18,21 @@ TIMEOUT_S = 10.0
 class Peer:
     """One client on a broker; as a context manager it connects and disconnects."""
 
-    def __init__(self, port: int, client_id: str, *, persistent: bool = False, version: int = paho.MQTTv311) -> None:
+    def __init__(
+        self,
+        port: int,
+        client_id: str,
+        *,
+        persistent: bool = False,
+        version: int = paho.MQTTv311,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         clean = None if version == paho.MQTTv5 else not persistent
         self._client = paho.Client(
             CallbackAPIVersion.VERSION2, client_id, clean_session=clean, protocol=MQTTProtocolVersion(version)
         )
+        if tls is not None:
+            self._client.tls_set_context(tls)
         self._port = port
         self._messages: queue.SimpleQueue[paho.MQTTMessage] = queue.SimpleQueue()
         self._acknowledged: queue.SimpleQueue[list[ReasonCode]] = queue.SimpleQueue()
