@@ -1,0 +1,1 @@
+"""Attacks on a whole fleet: each is delivered, refused, and leaves the device as it was and able to update."""

@@ -1,0 +1,150 @@
+"""A victim and its attacker: what stood before, what the attack left, and that the next good release is taken."""
+
+import itertools
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Self
+
+from protocol.codec import decode
+from protocol.down import Desired, Notice, NoticeRelease
+from protocol.values import FirmwareRef, Urgency
+from tests.attacks.attacker import PATIENCE_S, TOPICS, Files, Intruder, soon_ms, stolen
+from tests.attacks.evidence import Fingerprint, fingerprint, new_entries, refused
+from tests.cloud.homes import PRODUCT
+from tests.support.devices import COMPONENT, Device
+from tests.support.fleet import Fleet
+from tests.support.images import Image
+from tests.support.processes import wait_until
+
+VERSIONS = itertools.count(1)
+
+
+@dataclass
+class Scene:
+    """One device that is attacked, in a group and a product that may be its own."""
+
+    fleet: Fleet
+    intruder: Intruder
+    device: Device
+    product: str = PRODUCT
+
+    @classmethod
+    def begin(cls, fleet: Fleet, intruder: Intruder, name: str, *, product: str = PRODUCT) -> Self:
+        """Have a device join and take a first release over the air."""
+        device = fleet.join(name, product=product)
+        fleet.group(name, device, product=product)
+        scene = cls(fleet, intruder, device, product)
+        scene.takes_the_next_good_release()
+        return scene
+
+    @property
+    def group(self) -> str:
+        return self.device.device_id
+
+    @property
+    def channel_topic(self) -> str:
+        return TOPICS.notice(self.product, self.group, COMPONENT)
+
+    def topic(self, kind: str) -> str:
+        return TOPICS.down(self.device.device_id, kind)
+
+    def next_image(self, **more: Any) -> Image:
+        """An image that nobody has seen yet."""
+        return self.fleet.images.thermostat(f"50.0.{next(VERSIONS)}", **more)
+
+    def takes_the_next_good_release(self) -> Image:
+        """Release an image by the operator's own command, and wait until the device runs it and the cloud knows."""
+        image = self.next_image()
+        self.fleet.push(image, "--group", self.group, "--product", self.product, "--immediate")
+        self.device.expect(image)
+        self.fleet.expect_outcome(self.device, image)
+        return image
+
+    def at_rest(self) -> Fingerprint:
+        """Take the fingerprint of a device that has done all that it had to."""
+        last: list[Fingerprint] = []
+
+        def quiet() -> bool:
+            last.append(fingerprint(self.device))
+            idle = self.device.control("status")["status"]["phase"] == "idle"
+            return idle and len(last) > 1 and not last[-2].changes(last[-1])
+
+        wait_until(quiet, PATIENCE_S, "a device at rest")
+        return last[-1]
+
+    @contextmanager
+    def refusing(self, *codes: str, besides: frozenset[str] | set[str] = frozenset()) -> Iterator[None]:
+        """Attack inside: each of these codes must be counted, nothing else may change, and a good release is taken.
+
+        `besides` are parts of the journal (`entries`, …) that may change; the caller says how.
+        """
+        before, counted = self.at_rest(), refused(self.device)
+        yield
+        for code in codes:
+            wait_until(lambda: refused(self.device).get(code, 0) > counted.get(code, 0), PATIENCE_S, f"refused: {code}")  # noqa: B023
+        self.intruder.fence(self.device)
+        changed = before.changes(self.at_rest())
+        unexpected = {name: values for name, values in changed.items() if name.partition("/")[2] not in besides}
+        assert not unexpected, unexpected
+        self.takes_the_next_good_release()
+
+    def expect_refused(self, code: str, count: int, since: dict[str, int]) -> None:
+        """Wait until so many more refusals of a code were counted."""
+        wanted = since.get(code, 0) + count
+        wait_until(lambda: refused(self.device).get(code, 0) >= wanted, PATIENCE_S, f"{count} times {code}")
+
+    def told_since(self, before: Fingerprint) -> list[tuple[str | None, str | None, str | None]]:
+        """Outcome, reason and version of each entry since; fails if anything that was there is gone or altered."""
+        attempts = [entry["attempt"] for entry in new_entries(before, fingerprint(self.device))]
+        return [(item.get("outcome"), item.get("reason"), item["version"]) for item in attempts]
+
+    def files(self) -> Files:
+        """The product's current metadata, as anybody on the broker has it."""
+        return Files.of(self.intruder.hear(TOPICS.bundle(self.product))[-1])
+
+    def notice(self) -> Notice:
+        """What the cloud said last of the device's channel."""
+        return decode(json.loads(self.intruder.hear(self.channel_topic)[-1])["payload"], Notice)
+
+    def desired(self) -> Desired:
+        """What the cloud said last to the device alone."""
+        return decode(json.loads(self.intruder.hear(self.topic("desired"))[-1])["payload"], Desired)
+
+    def key(self, name: str) -> Any:
+        """Steal a key."""
+        return stolen(self.fleet.office.home, name)
+
+    def offer(self, firmware: FirmwareRef, **more: Any) -> Notice:
+        """A notice that offers a firmware at once to all of the device's group, newer than all that was said."""
+        before = self.notice()
+        label = max((release.label for release in before.releases), default=0) + 1
+        release = NoticeRelease(
+            release_id=f"evil-{label}",
+            label=label,
+            order=10**6,
+            firmware=firmware,
+            **{"urgency": Urgency.IMMEDIATE, **more},
+        )
+        return Notice(
+            product=before.product,
+            group=before.group,
+            component=before.component,
+            seq=max(before.seq + 1, soon_ms()),
+            issued_at_ms=soon_ms(),
+            releases=(release, *before.releases),
+        )
+
+    def reference(self, image: Image, **more: Any) -> FirmwareRef:
+        """An image as a notice names it; `more` says something else of it."""
+        fields: dict[str, Any] = {
+            "component": COMPONENT,
+            "version": image.version,
+            "build": image.build,
+            "seq": 10**6,
+            "digest": image.digest,
+            "size_bytes": image.size_bytes,
+            "hardware_models": ("raspberrypi4",),
+        }
+        return FirmwareRef(**{**fields, **more})
