@@ -6,10 +6,8 @@ whose writing end only the parent keeps, learns the child's pid through it befor
 the child when the pipe ends. Unlike PR_SET_PDEATHSIG this does not depend on the thread that started the child.
 """
 
-import importlib.resources
 import importlib.util
 import os
-import pwd
 import shutil
 import signal
 import socket
@@ -17,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -24,11 +23,14 @@ from typing import Literal, Self
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
+from cloud.broker_config import LOOPBACK, derive_plain_config, mosquitto_settings
+from cloud.broker_files import CONFIG_FILE, BrokerFiles
+from cloud.connection import Tls
 from protocol.errors import FleetliftError
 
 BrokerKind = Literal["mosquitto", "amqtt"]
 
-HOST = "127.0.0.1"
+HOST = LOOPBACK
 _SBIN = ("/usr/local/sbin", "/usr/sbin")  # where packages put mosquitto; not on everybody's PATH
 _POLL_S = 0.01
 _STOP_TIMEOUT_S = 10.0
@@ -36,9 +38,6 @@ _LOG_TAIL_LINES = 12
 _PORT_ATTEMPTS = 5
 _ADDRESS_IN_USE = "ddress already in use"
 _READY = {"mosquitto": " running", "amqtt": "amqtt listening"}
-
-# The settings of the packaged file that belong to one machine; the embedded broker states its own instead.
-_LOCAL_SETTINGS = frozenset({"listener", "persistence_location", "user", "log_dest", "connection_messages"})
 
 # A chunk that is passed on is memory taken and given back. By itself glibc gives it back to the system each time (from
 # 128 KiB on), and faults it in again: half of the broker's work. The window of a device or two may stay.
@@ -83,62 +82,77 @@ def choose_kind() -> BrokerKind:
     )
 
 
-def mosquitto_settings() -> str:
-    """Return the text of the project's `mosquitto.conf`, which is the same file in a checkout and in a wheel."""
-    return importlib.resources.files("cloud").joinpath("mosquitto.conf").read_text(encoding="utf-8")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Secured:
+    """A broker with certificates: the cloud's listener on loopback, and the address that devices reach.
 
-
-def derive_mosquitto_config(settings: str, *, port: int, data_dir: Path) -> str:
-    """Return `settings` with one loopback listener on `port`, persistence in `data_dir`, and a quiet log on stderr.
-
-    A listener's own settings (`max_connections`, `allow_anonymous`, ...) stay behind the listener that replaces it.
+    The broker's directory holds what `BrokerFiles.write_access` and a `server.pem` put there. `tls` is how the broker
+    is asked whether it is ready: the cloud's own certificate. Port 0: a free one, kept from the first start on.
     """
-    user = pwd.getpwuid(os.geteuid()).pw_name  # started as root, Mosquitto would otherwise lose its own data directory
-    lines = [
-        "# Derived from Fleetlift's mosquitto.conf when the embedded broker started; written anew at every start.",
-        f"user {user}",
-        f"persistence_location {data_dir}/",
-        "log_dest stderr",
-        "connection_messages false",
-    ]
-    for line in settings.splitlines():
-        setting = line.split(maxsplit=1)[0] if line.strip() else ""
-        if setting == "listener":
-            lines.append(f"listener {port} {HOST}")
-        elif setting and not setting.startswith("#") and setting not in _LOCAL_SETTINGS:
-            lines.append(line)
-    return "\n".join(lines) + "\n"
+
+    tls: Tls
+    cloud_port: int = 0
+    device_host: str = HOST
+    """Where devices are listened for; empty: at every address."""
 
 
 class EmbeddedBroker:
-    """One broker child on loopback; starts again on the same port and data after `stop()` or `kill()`.
+    """One broker child; starts again on the same ports and data after `stop()` or `kill()`.
 
-    Mosquitto keeps sessions and retained messages in `data_dir` across a clean stop. amqtt keeps nothing across a
-    restart, speaks MQTT 3.1.1 only, has no shared subscriptions and no bound on a slow subscriber's queue: it is for
-    one machine and a handful of devices. Blocking (up to `start_timeout_s`): from a coroutine use `asyncio.to_thread`.
+    Plain, it listens on loopback and lets everybody in. `secured` (Mosquitto alone), it runs on `mosquitto.conf` in
+    its directory, derived at every start, with the certificates and access rules that are there.
+
+    Mosquitto keeps sessions and retained messages across a clean stop. amqtt keeps nothing across a restart, speaks
+    MQTT 3.1.1 only, has no shared subscriptions and no bound on a slow subscriber's queue: it is for one machine and a
+    handful of devices. Blocking (up to `start_timeout_s`): from a coroutine use `asyncio.to_thread`.
     """
 
     def __init__(
-        self, data_dir: Path, *, port: int = 0, kind: BrokerKind | None = None, start_timeout_s: float = 20.0
+        self,
+        data_dir: Path,
+        *,
+        port: int = 0,
+        kind: BrokerKind | None = None,
+        secured: Secured | None = None,
+        start_timeout_s: float = 20.0,
     ) -> None:
-        """Take the directory for data and log (made, 0700), a port (0: a free one, kept from the first start on)."""
+        """Take the directory for data and log (made, 0700), a port (0: a free one, kept from the first start on).
+
+        Raises BrokerError: it is to be secured, and is no Mosquitto.
+        """
         self.data_dir = data_dir.absolute()
         self.kind: BrokerKind = kind or choose_kind()
         self.log_path = self.data_dir / "broker.log"
+        if secured is not None and self.kind != "mosquitto":
+            raise BrokerError(
+                f"{self.kind} offers no TLS; nothing was started. Install Mosquitto: apt install mosquitto"
+            )
+        self.secured = secured
         self._port = port
+        self._cloud_port = 0 if secured is None else secured.cloud_port
         self._start_timeout_s = start_timeout_s
         self._child: subprocess.Popen[bytes] | None = None
         self._watchdog: subprocess.Popen[bytes] | None = None
 
     @property
     def port(self) -> int:
-        """The TCP port on loopback; 0 before the first start when any was allowed."""
+        """The devices' TCP port; 0 before the first start when any was allowed."""
         return self._port
 
     @property
+    def cloud_port(self) -> int:
+        """The cloud's TCP port on loopback: another one where it is secured, else the same."""
+        return self._port if self.secured is None else self._cloud_port
+
+    @property
     def url(self) -> str:
-        """`mqtt://127.0.0.1:<port>`."""
-        return f"mqtt://{HOST}:{self._port}"
+        """`mqtt://127.0.0.1:<port>`, or `mqtts://`: what devices on this machine reach it by."""
+        return f"{'mqtt' if self.secured is None else 'mqtts'}://{HOST}:{self._port}"
+
+    @property
+    def cloud_url(self) -> str:
+        """`mqtt://127.0.0.1:<cloud_port>`, or `mqtts://`."""
+        return f"{'mqtt' if self.secured is None else 'mqtts'}://{HOST}:{self.cloud_port}"
 
     @property
     def pid(self) -> int:
@@ -165,22 +179,23 @@ class EmbeddedBroker:
         """Start the broker and return when it has answered a CONNECT.
 
         Raises:
-            BrokerAddressError: the given port is taken.
+            BrokerAddressError: a given port is taken.
             BrokerError: it is running already, is not installed, ended, or did not answer within `start_timeout_s`.
         """
         if self.is_running:
             raise BrokerError(f"the embedded broker is running already on {self.url}")
         self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        any_port = self._port == 0
+        any_port = self._port == 0 or self.cloud_port == 0
         for attempts_left in reversed(range(_PORT_ATTEMPTS if any_port else 1)):
-            port = _free_port() if any_port else self._port
+            port = self._port or _free_port()
+            cloud_port = port if self.secured is None else self._cloud_port or _free_port()
             try:
-                self._start_on(port)
+                self._start_on(port, cloud_port)
             except BrokerAddressError:  # between our look and the child's bind somebody else took the free port
                 if attempts_left == 0:
                     raise
             else:
-                self._port = port
+                self._port, self._cloud_port = port, cloud_port
                 return
 
     def stop(self) -> None:
@@ -207,8 +222,8 @@ class EmbeddedBroker:
     ) -> None:
         self.stop()
 
-    def _start_on(self, port: int) -> None:
-        command = self._command(port)
+    def _start_on(self, port: int, cloud_port: int) -> None:
+        command = self._command(port, cloud_port)
         launcher = ("/bin/sh", "-c", _LAUNCH, "sh", *command)
         # Sessions of their own: a Ctrl-C in the terminal is for the parent to act on, not for them to die of.
         with self.log_path.open("wb") as log:
@@ -225,45 +240,49 @@ class EmbeddedBroker:
                 start_new_session=True,
             )
         try:
-            self._wait_until_ready(self._child, port)
+            self._wait_until_ready(self._child, port, cloud_port)
         except BaseException:
             self.kill()
             raise
 
-    def _command(self, port: int) -> Sequence[str]:
+    def _command(self, port: int, cloud_port: int) -> Sequence[str]:
         if self.kind == "amqtt":
             return (sys.executable, "-m", "cloud.broker_amqtt", str(port))
         executable = find_mosquitto()
         if executable is None:
             raise BrokerError("Mosquitto is not installed, nothing was started. Install it: apt install mosquitto")
-        config_path = self.data_dir / "mosquitto.conf"
-        config_path.write_text(
-            derive_mosquitto_config(mosquitto_settings(), port=port, data_dir=self.data_dir), encoding="utf-8"
-        )
-        config_path.chmod(0o600)
+        config_path = self.data_dir / CONFIG_FILE
+        if self.secured is not None:
+            BrokerFiles(self.data_dir).write_config((self.secured.device_host, port), (HOST, cloud_port))
+        else:
+            plain = derive_plain_config(mosquitto_settings(), port=port, data_dir=self.data_dir)
+            config_path.write_text(plain, encoding="utf-8")
+            config_path.chmod(0o600)
         return (executable, "-c", str(config_path))
 
-    def _wait_until_ready(self, child: subprocess.Popen[bytes], port: int) -> None:
+    def _wait_until_ready(self, child: subprocess.Popen[bytes], port: int, cloud_port: int) -> None:
         """Wait for the child's word that it listens (another broker could answer on its port), then a CONNACK."""
+        tls = None if self.secured is None else self.secured.tls
         deadline = time.monotonic() + self._start_timeout_s
         ready = False
         while time.monotonic() < deadline:
             ready = ready or _READY[self.kind] in self.log_tail()
             if child.poll() is not None:
-                raise self._ended_error(port, child.returncode)
-            if ready and _answers(port, timeout_s=deadline - time.monotonic()):
+                raise self._ended_error(port, cloud_port, child.returncode)
+            if ready and _answers(cloud_port, tls, timeout_s=deadline - time.monotonic()):
                 return
             time.sleep(_POLL_S)
         raise BrokerError(
-            f"{self.kind} did not answer on {HOST}:{port} within {self._start_timeout_s:g} s and was stopped. "
+            f"{self.kind} did not answer on {HOST}:{cloud_port} within {self._start_timeout_s:g} s and was stopped. "
             f"Its last log lines:\n{self.log_tail()}"
         )
 
-    def _ended_error(self, port: int, code: int) -> BrokerError:
+    def _ended_error(self, port: int, cloud_port: int, code: int) -> BrokerError:
         tail = self.log_tail()
         if _ADDRESS_IN_USE in tail:
+            which = f"port {port}" if port == cloud_port else f"port {port} or {cloud_port}"
             return BrokerAddressError(
-                f"{self.kind} could not start: port {port} on {HOST} is taken. Nothing was changed. "
+                f"{self.kind} could not start: {which} on {HOST} is taken. Nothing was changed. "
                 f"Stop what listens there or choose another port. Its last log lines:\n{tail}"
             )
         return BrokerError(f"{self.kind} ended with code {code} before it was ready. Its last log lines:\n{tail}")
@@ -295,9 +314,11 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _answers(port: int, *, timeout_s: float) -> bool:
-    """Whether a broker on the port accepts a session: CONNACK, not just an open port."""
-    client = paho.Client(CallbackAPIVersion.VERSION2, client_id="fleetlift-readiness")
+def _answers(port: int, tls: Tls | None, *, timeout_s: float) -> bool:
+    """Whether a broker on the port accepts a session: CONNACK, not just an open port. Raises TlsError."""
+    client = paho.Client(CallbackAPIVersion.VERSION2, client_id="fleetlift.readiness")
+    if tls is not None:
+        client.tls_set_context(tls.context())
     client.connect_timeout = max(timeout_s, _POLL_S)
     try:
         client.connect(HOST, port)

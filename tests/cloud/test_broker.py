@@ -17,9 +17,8 @@ from cloud.broker import (
     BrokerKind,
     EmbeddedBroker,
     choose_kind,
-    derive_mosquitto_config,
-    mosquitto_settings,
 )
+from cloud.broker_config import derive_plain_config, mosquitto_settings
 from tests.support.brokers import require_mosquitto
 from tests.support.mqtt import Peer
 from tests.support.processes import Processes, is_alive, wait_until
@@ -186,7 +185,7 @@ def test_its_files_are_private(mosquitto: EmbeddedBroker) -> None:
 
 
 def test_the_derived_config_replaces_what_belongs_to_the_machine_and_keeps_every_limit(tmp_path: Path) -> None:
-    derived = derive_mosquitto_config(mosquitto_settings(), port=12345, data_dir=tmp_path)
+    derived = derive_plain_config(mosquitto_settings(), port=12345, data_dir=tmp_path)
     lines = [line.split(maxsplit=1) for line in derived.splitlines() if not line.startswith("#")]
     settings = {setting: value for setting, value in lines if setting != "log_type"}
     assert settings["listener"] == "12345 127.0.0.1"

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cloud.broker import EmbeddedBroker, derive_mosquitto_config, find_mosquitto, mosquitto_settings
+from cloud.broker import EmbeddedBroker, find_mosquitto
+from cloud.broker_config import derive_plain_config, mosquitto_settings
 from device_agent.link import LinkError, LinkSettings
 from tests.support.brokers import free_port
 from tests.support.linking import OFFLINE, ONLINE, PRESENCE, TIMEOUT_S, TOPICS, DeafBroker, Owner, start
@@ -267,7 +268,7 @@ def own_mosquitto(directory: Path, *settings: str) -> Iterator[str]:
     executable, port = find_mosquitto(), free_port()
     assert executable is not None
     names = {setting.split()[0] for setting in settings}
-    lines = derive_mosquitto_config(mosquitto_settings(), port=port, data_dir=directory).splitlines()
+    lines = derive_plain_config(mosquitto_settings(), port=port, data_dir=directory).splitlines()
     config = directory / "mosquitto.conf"
     config.write_text("\n".join([*(line for line in lines if line.split()[0] not in names), *settings, ""]))
 

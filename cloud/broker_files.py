@@ -1,0 +1,242 @@
+"""What the broker reads: its configuration, whom it lets in and what each may do; written whole, durable, then told.
+
+The directory holds `mosquitto.conf`, `acl`, `devices-ca.crt`, `services-ca.crt`, `revoked.crl` and `server.pem`, beside
+the broker's own data. Files are this user's alone (0600). Where the broker runs as somebody else, give the directory a
+group that he is in and the setgid bit (`chmod 2750`): then they are for that group to read, too (0640).
+
+Everything is checked before the first file is written: an access file that it cannot read makes Mosquitto quit (2.1) or
+let nobody in. After a crash between two files each of them is whole, the old or the new one, and any mixture is a
+consistent one; writing again finishes it.
+"""
+
+import contextlib
+import os
+import signal
+import stat
+import subprocess
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+
+from cloud.broker_config import DATA_DIRECTORY, PID_FILE, Listener, derive_secured_config, mosquitto_settings
+from cloud.durable import make_private_directory, write_durably
+from cloud.pki.issuing import CLOUD_NAME
+from cloud.roles import utc_now
+from protocol.errors import FleetliftError, ProtocolError
+from protocol.identity import check_id
+from protocol.topics import Topics
+
+CONFIG_FILE: Final = "mosquitto.conf"
+ACL_FILE: Final = "acl"
+DEVICES_CA_FILE: Final = "devices-ca.crt"
+SERVICES_CA_FILE: Final = "services-ca.crt"
+CRL_FILE: Final = "revoked.crl"
+SERVER_FILE: Final = "server.pem"
+RELOAD_TIMEOUT_S: Final = 10.0
+_SHARED_FILE: Final = 0o640
+_PRIVATE_FILE: Final = 0o600
+_CRL_END: Final = b"-----END X509 CRL-----"
+_MAX_PID_BYTES: Final = 32
+
+
+class BrokerFilesError(FleetliftError):
+    """The broker's files are not what they must be, could not be written, or the broker could not be told."""
+
+
+class BrokerFiles:
+    """The files of one broker. Blocking; one writer at a time."""
+
+    def __init__(self, directory: Path, *, reload_command: Sequence[str] = ()) -> None:
+        """Take the directory (made on the first write, 0700), and what to run instead of signalling the broker."""
+        self.directory = directory.absolute()
+        self._reload_command = tuple(reload_command)
+
+    @property
+    def config_file(self) -> Path:
+        """What `mosquitto -c` is to be given."""
+        return self.directory / CONFIG_FILE
+
+    @property
+    def server_file(self) -> Path:
+        """The broker's own key and certificate; somebody else writes it, `reload` makes the broker read it."""
+        return self.directory / SERVER_FILE
+
+    def write_config(self, devices: Listener, cloud: Listener) -> bool:
+        """Write `mosquitto.conf` with these two listeners; return whether it changed. A running broker keeps its own.
+
+        Raises BrokerFilesError, or BrokerConfigError for an address or a path that cannot stand in it.
+        """
+        text = derive_secured_config(mosquitto_settings(), directory=self.directory, devices=devices, cloud=cloud)
+        try:
+            make_private_directory(self.directory)
+            make_private_directory(self.directory / DATA_DIRECTORY)
+        except OSError as error:
+            raise BrokerFilesError(f"{self.directory} could not be made: {error.strerror}; nothing changed") from error
+        return self._write(CONFIG_FILE, text.encode())
+
+    def write_access(
+        self,
+        *,
+        topic_root: str,
+        revoked_devices: Iterable[str],
+        devices_ca: bytes,
+        services_ca: bytes,
+        crl: bytes,
+        now: datetime | None = None,
+    ) -> bool:
+        """Write who is let in and what each may do; return whether any file changed. The broker is told by `reload`.
+
+        `devices_ca`, `services_ca`: PEM bundles; `crl`: PEM, a list of each authority in `devices_ca`.
+
+        Raises:
+            BrokerFilesError: one of these is not that, and nothing was written; or a file could not be written, and
+                those after it are still the old ones.
+        """
+        acl = access_rules(topic_root, revoked_devices).encode()
+        _check_authorities("services-ca.crt", services_ca)
+        _check_revocations(crl, _check_authorities("devices-ca.crt", devices_ca), now or utc_now())
+        # A list without its authority does no harm; an authority without its list would let nobody in.
+        lists = [(CRL_FILE, crl), (DEVICES_CA_FILE, devices_ca)]
+        if crl.count(_CRL_END) < self._read(CRL_FILE).count(_CRL_END):
+            lists.reverse()
+        try:
+            make_private_directory(self.directory)
+        except OSError as error:
+            raise BrokerFilesError(f"{self.directory} could not be made: {error.strerror}; nothing changed") from error
+        files = ((ACL_FILE, acl), *lists, (SERVICES_CA_FILE, services_ca))
+        changed = [self._write(name, data) for name, data in files]
+        return any(changed)
+
+    def reload(self) -> bool:
+        """Have the broker read the files again; return False when none runs: it will read them when it starts.
+
+        Raises BrokerFilesError when it could not be told; the files stay as they are, and telling can be repeated.
+        """
+        if self._reload_command:
+            self._run_reload_command()
+            return True
+        pid = self._pid()
+        if pid is None:
+            return False
+        with contextlib.ExitStack() as opened:
+            try:
+                process = os.pidfd_open(pid)  # from here on the number cannot come to mean another process
+                opened.callback(os.close, process)
+                if not _is_mosquitto(pid):
+                    return False
+                signal.pidfd_send_signal(process, signal.SIGHUP)
+            except ProcessLookupError:
+                return False
+            except OSError as error:
+                raise BrokerFilesError(
+                    f"the broker (process {pid}) could not be told of its new files: {error.strerror}. "
+                    "Give [broker] reload_command, or run server and broker as one user"
+                ) from error
+        return True
+
+    def _run_reload_command(self) -> None:
+        command = self._reload_command
+        try:
+            ended = subprocess.run(
+                command, stdin=subprocess.DEVNULL, capture_output=True, timeout=RELOAD_TIMEOUT_S, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise BrokerFilesError(f"the broker could not be told of its new files: {command[0]}: {error}") from error
+        if ended.returncode:
+            said = ended.stderr.decode("utf-8", "replace").strip()[-500:]
+            raise BrokerFilesError(
+                f"the broker could not be told of its new files: {command[0]} ended with {ended.returncode}: {said}"
+            )
+
+    def _pid(self) -> int | None:
+        try:
+            with (self.directory / PID_FILE).open("rb") as file:
+                pid = int(file.read(_MAX_PID_BYTES))
+        except (OSError, ValueError):
+            return None
+        return pid if pid > 1 else None
+
+    def _read(self, name: str) -> bytes:
+        try:
+            return (self.directory / name).read_bytes()
+        except OSError:
+            return b""
+
+    def _write(self, name: str, data: bytes) -> bool:
+        path = self.directory / name
+        try:
+            mode = _SHARED_FILE if self.directory.stat().st_mode & stat.S_ISGID else _PRIVATE_FILE
+            if self._read(name) == data and stat.S_IMODE(path.stat().st_mode) == mode:
+                return False
+            write_durably(path, data)
+            path.chmod(mode)
+        except OSError as error:
+            raise BrokerFilesError(
+                f"{path} could not be written: {error.strerror}. The files after it are unchanged; it is tried again"
+            ) from error
+        return True
+
+
+def _is_mosquitto(pid: int) -> bool:
+    """Whether a process is a broker: the number in a file may be that of one long gone, and somebody else's by now."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip() == "mosquitto"
+    except FileNotFoundError:
+        return False
+
+
+def access_rules(topic_root: str, revoked_devices: Iterable[str]) -> str:
+    """Return the text of Mosquitto's ACL file (docs/protocol.md, access rules); raises BrokerFilesError.
+
+    A revoked device is denied everything, also in a session that it has; the revocation list keeps it from the next.
+    """
+    try:
+        root = Topics(topic_root).root
+        revoked = sorted({check_id(device_id, "device") for device_id in revoked_devices})
+    except ProtocolError as error:
+        raise BrokerFilesError(f"no access rules were written: {error}") from error
+    lines = [
+        "# Written by Fleetlift; edits here are lost. Read again on SIGHUP.",
+        *(f"user {device_id}\ntopic deny #" for device_id in revoked),
+        f"user {CLOUD_NAME}",
+        f"topic readwrite {root}/#",
+        f"pattern write {root}/d/%u/up/+",
+        f"pattern read {root}/d/%u/down/#",
+        f"pattern read {root}/p/#",
+        f"pattern read {root}/b/+",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _check_authorities(name: str, bundle: bytes) -> list[x509.Certificate]:
+    try:
+        found = x509.load_pem_x509_certificates(bundle)
+        constraints = [it.extensions.get_extension_for_class(x509.BasicConstraints).value for it in found]
+    except (ValueError, x509.ExtensionNotFound) as error:
+        raise BrokerFilesError(f"{name} would not be certificates of authorities; nothing was written") from error
+    if not all(it.ca for it in constraints):
+        raise BrokerFilesError(f"{name} would hold a certificate of no authority; nothing was written")
+    return found
+
+
+def _check_revocations(crl: bytes, authorities: Sequence[x509.Certificate], now: datetime) -> None:
+    try:
+        lists = [x509.load_pem_x509_crl(part + _CRL_END) for part in crl.split(_CRL_END)[:-1]]
+    except ValueError as error:
+        raise BrokerFilesError("revoked.crl would not be revocation lists; nothing was written") from error
+    for authority in authorities:
+        good = (
+            it.issuer == authority.subject
+            and it.is_signature_valid(authority.public_key())  # type: ignore[arg-type]
+            and it.last_update_utc <= now
+            and (it.next_update_utc is None or now < it.next_update_utc)
+            for it in lists
+        )
+        if not any(good):
+            raise BrokerFilesError(
+                f"revoked.crl would hold no valid list of {authority.subject.rfc4514_string()}, and its devices would "
+                "be let in no more; nothing was written"
+            )
