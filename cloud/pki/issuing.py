@@ -128,7 +128,7 @@ def alternative_names(names: Sequence[str]) -> list[x509.GeneralName]:
     """Return host names and IP addresses as a certificate has them; raises CertificateError."""
     if len(names) > MAX_NAMES:
         raise CertificateError(f"a certificate has at most {MAX_NAMES} names; nothing was issued")
-    return [_alternative_name(name) for name in dict.fromkeys(names)]
+    return list(dict.fromkeys(map(_alternative_name, names)))
 
 
 def _alternative_name(name: str) -> x509.GeneralName:
