@@ -215,6 +215,8 @@ class Fetching:
             pause_s = ASK_AGAIN_S
         else:
             job.doubts += 1
+            if doubt.reason is Reason.UNTRUSTED:
+                self._refuse(doubt.code.value)
             again, pause_s = job.doubts <= MAX_DOUBTS and doubt.reason is Reason.UNTRUSTED, DOUBT_AGAIN_S
             self._ask_for_bundle()
         if not again:

@@ -239,6 +239,7 @@ def test_what_is_not_signed_is_looked_up_again_and_then_refused(bench: Bench) ->
     failed = bench.event()
     assert isinstance(failed, Failed)
     assert failed.reason is Reason.UNTRUSTED
+    assert bench.journal.refused() == {"untrusted": 3}
 
 
 def test_a_notice_that_was_faster_than_its_metadata(bench: Bench) -> None:
