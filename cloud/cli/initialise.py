@@ -4,8 +4,8 @@ import json
 import secrets
 import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -13,9 +13,22 @@ import click
 
 from cloud.api.backend import hash_token
 from cloud.artifacts import Artifacts
+from cloud.broker import find_mosquitto
 from cloud.cli.context import Command, Operator, pass_operator
 from cloud.cli.render import Column
-from cloud.config import DEFAULT_BROKER_PORT, DEFAULT_PORT, Home, Settings, load_settings, parse_broker_url
+from cloud.cli.securing import check_name, reachable_host, secure, url_of
+from cloud.config import (
+    DEFAULT_BROKER_PORT,
+    DEFAULT_CLOUD_PORT,
+    DEFAULT_PORT,
+    MQTT_CLOUD_PORT,
+    Home,
+    Settings,
+    check_encrypted,
+    is_loopback,
+    load_settings,
+    parse_broker_url,
+)
 from cloud.durable import make_private_directory, sync_directory, write_durably
 from cloud.intake import Intake
 from cloud.keyring import Keyring
@@ -41,17 +54,20 @@ SETTINGS_TEXT: Final = """\
 [server]
 host = {host}
 port = {port}
+tls = {tls}
+names = {names}
 # public_url = "https://ota.example"        what operators reach it by, behind a proxy
 # max_image_bytes = 8589934592
 
 [broker]
-{url_line}
-# device_url = "mqtt://broker.example:1883" what devices reach the broker by, if that is another address
-embedded_port = {embedded_port}
+{broker_lines}
+# directory = "../broker"                   the broker's files: certificates, access rules, revocations
+# reload_command = ["systemctl", "reload", "mosquitto"]
 # topic_root = "fleetlift/v1"
 
 [devices]
-# joining = "open"                          or "known": only devices that were enrolled
+joining = {joining}                         # "open": a device registers itself by its first word
+# renewal_grace_days = 90                   how long after its end a certificate still gets the next one
 """
 
 
@@ -61,10 +77,18 @@ class Plan:
 
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
+    names: tuple[str, ...] = ()
+    plain: bool = False
     broker: str | None = None
     broker_port: int = DEFAULT_BROKER_PORT
+    cloud_port: int | None = None
     product: str | None = None
     hardware: tuple[str, ...] = ()
+
+    @property
+    def tls(self) -> bool:
+        """Whether everything is encrypted: always, but for what cannot leave this machine."""
+        return not (self.plain or (self.broker is not None and self.broker.startswith("mqtt:")))
 
 
 @click.command("init", cls=Command)
@@ -72,8 +96,11 @@ class Plan:
 @click.option("--hardware", multiple=True, metavar="MODEL", help="A hardware model of the product; may be repeated.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where the server listens.")
 @click.option("--port", type=click.IntRange(0, 65535), default=DEFAULT_PORT, show_default=True)
-@click.option("--broker", metavar="URL", help="A running broker, mqtt://host:port (default: one is started).")
-@click.option("--broker-port", type=click.IntRange(0, 65535), default=DEFAULT_BROKER_PORT, show_default=True)
+@click.option("--name", "names", multiple=True, metavar="NAME", help="What devices and operators reach it by; repeat.")
+@click.option("--broker", metavar="URL", help="What devices reach a broker by that runs by itself, mqtts://host:port.")
+@click.option("--broker-port", type=click.IntRange(0, 65535), default=DEFAULT_BROKER_PORT, help="For devices.")
+@click.option("--cloud-port", type=click.IntRange(0, 65535), help="The broker's port for the server itself.")
+@click.option("--plain", is_flag=True, help="Without TLS, for this machine alone.")
 @pass_operator
 def init(
     operator: Operator,
@@ -82,24 +109,58 @@ def init(
     hardware: tuple[str, ...],
     host: str,
     port: int,
+    names: tuple[str, ...],
     broker: str | None,
     broker_port: int,
+    cloud_port: int | None,
+    plain: bool,
 ) -> None:
-    """Make a home: keys, metadata, token, settings.
+    """Make a home: keys, metadata, certificates, token, settings, and what the broker needs.
 
-    It has two parts: what the server needs, and what is the operator's own and the server never sees.
+    It has three parts: what the server needs, what the broker needs, and what is the operator's own, which neither of
+    them ever sees.
     """
-    plan = Plan(host=host, port=port, broker=broker, broker_port=broker_port, product=product, hardware=hardware)
+    plan = settle(
+        Plan(
+            host=host,
+            port=port,
+            names=names,
+            plain=plain,
+            broker=broker,
+            broker_port=broker_port,
+            cloud_port=cloud_port,
+            product=product,
+            hardware=hardware,
+        ),
+        operator.output.warn,
+    )
     check_plan(plan)
     home = operator.home
     make_home(home, plan)
     say = operator.output.say
     say(f"Made {home.root}:")
     say(f"  {home.cloud}: what the server needs. Run it with `fleetlift serve`.")
+    if plan.tls:
+        say(
+            f"  {home.broker}: what the broker needs"
+            + (f", and mosquitto -c {home.broker}/mosquitto.conf" if plan.broker else ". The server starts one")
+            + "."
+        )
     say(f"  {home.operator}: your keys and token. Keep it from the server's machine, and a copy of the keys offline.")
     row = {"home": home.root, "cloud": home.cloud, "operator": home.operator}
     shown: dict[str, object] = {name: str(path) for name, path in row.items()}
-    operator.output.record(shown | {"product": product, "server": server_url(plan)}, COLUMNS)
+    operator.output.record(shown | {"product": product, "server": server_url(plan), "tls": plan.tls}, COLUMNS)
+
+
+def settle(plan: Plan, warn: Callable[[str], None]) -> Plan:
+    """Return the plan for this machine: without Mosquitto there is no broker here that speaks TLS."""
+    if plan.tls and plan.broker is None and find_mosquitto() is None and is_loopback(plan.host):
+        warn(
+            "Mosquitto is not installed, so the broker will be amqtt, without TLS and for this machine alone. For "
+            "anything more: apt install mosquitto, and `fleetlift init` anew."
+        )
+        return replace(plan, plain=True)
+    return plan
 
 
 def check_plan(plan: Plan) -> None:
@@ -110,10 +171,14 @@ def check_plan(plan: Plan) -> None:
         for name in (plan.product, *plan.hardware):
             if name is not None and name != "*":
                 check_id(name)
+        for name in plan.names:
+            check_name(name)
         if plan.broker:
-            parse_broker_url(plan.broker)
+            check_encrypted(plan.broker)
     except (ProtocolError, ValueError) as error:
         raise UserError(f"{error}. Nothing was made.") from None
+    if not plan.tls and not is_loopback(plan.host):
+        raise UserError(f"without TLS the server listens on loopback alone, not on {plan.host}. Nothing was made.")
 
 
 def make_home(home: Home, plan: Plan) -> None:
@@ -128,7 +193,7 @@ def make_home(home: Home, plan: Plan) -> None:
         home.root.parent.mkdir(parents=True, exist_ok=True)
         scratch = home.root.with_name(f".{home.root.name}.{secrets.token_hex(4)}")
         try:
-            _fill(Home(scratch), plan)
+            _fill(Home(scratch), plan, home)
             scratch.rename(home.root)
             sync_directory(home.root.parent)
         finally:
@@ -137,8 +202,9 @@ def make_home(home: Home, plan: Plan) -> None:
         raise UserError(f"{home.root} could not be made: {error.strerror or error}. Nothing was changed.") from error
 
 
-def _fill(home: Home, plan: Plan) -> None:
-    for directory in (home.root, home.cloud, home.operator):
+def _fill(home: Home, plan: Plan, final: Home) -> None:
+    """Make everything in `home`, which is going to be `final`."""
+    for directory in (home.root, home.cloud, home.broker, home.operator):
         make_private_directory(directory)
     write_durably(home.settings_file, _settings_text(plan).encode())
     settings = load_settings(home.settings_file)
@@ -147,6 +213,8 @@ def _fill(home: Home, plan: Plan) -> None:
     repository = MetadataRepository.create(
         home.storage_path(settings.storage.metadata), online, roots=keyring.roots(), targets=keyring.targets()
     )
+    if plan.tls:
+        secure(home, settings, final)
     token = secrets.token_urlsafe(TOKEN_BYTES)
     with Store.open(database_url(home, settings), time.time) as store:
         store.tokens.add(TOKEN_NAME, hash_token(token), by="init")
@@ -158,7 +226,7 @@ def _fill(home: Home, plan: Plan) -> None:
             )
     write_durably(home.token_file, f"{token}\n".encode())
     write_durably(home.context_file, _context_text(plan).encode())
-    for path in (home.root, home.cloud, home.operator):
+    for path in (home.root, home.cloud, home.broker, home.operator):
         sync_directory(path)
 
 
@@ -175,23 +243,35 @@ def online_key_path(home: Home, settings: Settings) -> Path:
 
 def server_url(plan: Plan) -> str:
     """Return what the operator reaches the server by."""
-    anywhere: Sequence[str] = ("0.0.0.0", "::", "")  # noqa: S104 - compared, not bound
-    host = "127.0.0.1" if plan.host in anywhere else plan.host
-    return f"http://{f'[{host}]' if ':' in host else host}:{plan.port}"
+    return url_of("https" if plan.tls else "http", reachable_host(plan.host, plan.names), plan.port)
 
 
 def _settings_text(plan: Plan) -> str:
-    url = (
-        f"url = {json.dumps(plan.broker)}"
-        if plan.broker
-        else '# url = "mqtt://127.0.0.1:1883"           without it a broker is started'
-    )
     return SETTINGS_TEXT.format(
-        host=json.dumps(plan.host), port=plan.port, url_line=url, embedded_port=plan.broker_port
+        host=json.dumps(plan.host),
+        port=plan.port,
+        tls=json.dumps(plan.tls),
+        names=json.dumps(list(plan.names)),
+        broker_lines="\n".join(_broker_lines(plan)),
+        joining=json.dumps("known" if plan.tls else "open"),
     )
+
+
+def _broker_lines(plan: Plan) -> Iterator[str]:
+    if plan.broker is None:
+        yield '# url = "mqtts://broker.example:8884"      without it a broker is started'
+        yield f"embedded_port = {plan.broker_port}"
+        yield f"cloud_port = {DEFAULT_CLOUD_PORT if plan.cloud_port is None else plan.cloud_port}"
+    elif plan.tls:
+        address, cloud_port = parse_broker_url(plan.broker), plan.cloud_port or MQTT_CLOUD_PORT
+        yield f"url = {json.dumps(url_of('mqtts', address.host, cloud_port))}"
+        yield f"device_url = {json.dumps(url_of('mqtts', address.host, address.port))}"
+    else:
+        yield f"url = {json.dumps(plan.broker)}"
 
 
 def _context_text(plan: Plan) -> str:
     lines = ["# What your commands assume where no option says otherwise.", f"server = {json.dumps(server_url(plan))}"]
+    lines += ['ca = "ca.crt"'] if plan.tls else []
     lines.append(f"product = {json.dumps(plan.product)}" if plan.product else '# product = "thermostat"')
     return "\n".join([*lines, '# component = "app"', ""])

@@ -117,7 +117,8 @@ def make_office(directory: Path, processes: Processes) -> Office:
     """Make a home for the product `thermostat` on free ports; nothing is started."""
     office = Office(directory, processes, free_port(), free_port())
     made = office.call(
-        "init", "--product", PRODUCT, "--hardware", MODEL, "--port", office.port, "--broker-port", office.broker_port
+        *("init", "--product", PRODUCT, "--hardware", MODEL, "--plain"),
+        *("--port", office.port, "--broker-port", office.broker_port),
     )
     assert str(office.home) in made.out
     return office
