@@ -21,11 +21,13 @@ import uvicorn
 from cloud.api.app import create_app
 from cloud.api.backend import Backend
 from cloud.artifacts import Artifacts
-from cloud.broker import EmbeddedBroker
+from cloud.broker import EmbeddedBroker, Secured
+from cloud.broker_files import BrokerFilesError
 from cloud.changes import Changes
 from cloud.cli.context import Command, Operator, pass_operator
-from cloud.cli.initialise import Plan, database_url, make_home, online_key_path
+from cloud.cli.initialise import Plan, database_url, make_home, online_key_path, settle
 from cloud.cli.logs import configure_logging
+from cloud.cli.securing import Security, check_tls, listeners, reachable_host, url_of
 from cloud.config import Home, Settings, load_settings, parse_broker_url
 from cloud.connection import BrokerAccess
 from cloud.intake import Intake
@@ -42,6 +44,7 @@ from protocol.topics import Topics
 _log = logging.getLogger("cloud.serve")
 
 BROKER_LOOK_S: Final = 1.0
+RENEWAL_LOOK_S: Final = 3600.0
 GRACE_S: Final = 3
 """How long requests in progress have, once the server is told to end."""
 
@@ -56,17 +59,23 @@ class Parts:
     artifacts: Artifacts
     access: BrokerAccess
     embedded: EmbeddedBroker | None
+    security: Security | None
     listener: socket.socket
 
     @property
     def url(self) -> str:
         """What operators reach the server by."""
         host, port = self.listener.getsockname()[:2]
-        return self.settings.server.public_url or f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        server = self.settings.server
+        own = url_of("https" if server.tls else "http", reachable_host(host, server.names), port)
+        return server.public_url or own
 
     @property
     def device_url(self) -> str:
         """What devices reach the broker by."""
+        if self.embedded is not None and self.embedded.secured is not None:
+            host = reachable_host(self.embedded.secured.device_host, self.settings.server.names)
+            return self.settings.broker.device_url or url_of("mqtts", host, self.embedded.port)
         return self.settings.broker.device_url or str(self.access)
 
 
@@ -91,7 +100,7 @@ def serve(operator: Operator, *, host: str | None, port: int | None, broker: str
     """
     home = operator.home
     if not home.root.exists():
-        make_home(home, Plan())
+        make_home(home, settle(Plan(), operator.output.warn))
         operator.output.warn(f"{home.root} was not there and is made: the server's part, and your keys and token.")
     if not home.cloud.is_dir():
         raise UserError(f"{home.root} is not a home. Nothing was started; `fleetlift init` makes one, --home names it.")
@@ -127,6 +136,7 @@ def _override(settings: Settings, host: str | None, port: int | None, broker: st
 
 def _open(home: Home, settings: Settings, stack: contextlib.ExitStack) -> Parts:
     """Open everything, in an order in which what is refused leaves nothing started."""
+    check_tls(settings)
     stack.enter_context(_alone(home.cloud / "serve.lock"))
     store = stack.enter_context(Store.open(database_url(home, settings), time.time))
     key = OnlineKey.load_or_create(online_key_path(home, settings))
@@ -134,21 +144,43 @@ def _open(home: Home, settings: Settings, stack: contextlib.ExitStack) -> Parts:
     artifacts = Artifacts(home.storage_path(settings.storage.blobs))
     stack.callback(artifacts.close)
     listener = stack.enter_context(_listen(settings.server.host, settings.server.port))
+    security = _secure(home, settings) if settings.server.tls else None
     embedded = None
     if settings.broker.url is None:
-        embedded = stack.enter_context(EmbeddedBroker(home.broker, port=settings.broker.embedded_port))
+        embedded = stack.enter_context(_embedded(home, settings, security))
     return Parts(
         settings=settings,
         store=store,
         repository=repository,
         artifacts=artifacts,
-        access=_access(settings, embedded.url if embedded else settings.broker.url or "", home),
+        access=_access(settings, embedded.cloud_url if embedded else settings.broker.url or "", home, security),
         embedded=embedded,
+        security=security,
         listener=listener,
     )
 
 
-def _access(settings: Settings, url: str, home: Home) -> BrokerAccess:
+def _secure(home: Home, settings: Settings) -> Security:
+    """Open the authorities, and bring certificates and the broker's files up to date."""
+    security = Security.open(home, settings)
+    renewed = security.renew()
+    try:
+        security.tell_broker(force=renewed)
+    except BrokerFilesError as error:  # it is told again and again: devices are served meanwhile
+        _log.warning("%s", error)
+    return security
+
+
+def _embedded(home: Home, settings: Settings, security: Security | None) -> EmbeddedBroker:
+    port = settings.broker.embedded_port
+    if security is None:
+        return EmbeddedBroker(home.broker, port=port)
+    (device_host, _), (_, cloud_port) = listeners(settings)
+    secured = Secured(tls=security.cloud_tls, cloud_port=cloud_port, device_host=device_host)
+    return EmbeddedBroker(security.broker_files.directory, port=port, secured=secured)
+
+
+def _access(settings: Settings, url: str, home: Home, security: Security | None) -> BrokerAccess:
     address, password = parse_broker_url(url), None
     if settings.broker.password_file is not None:
         path = home.storage_path(settings.broker.password_file)
@@ -156,7 +188,15 @@ def _access(settings: Settings, url: str, home: Home) -> BrokerAccess:
             password = path.read_text(encoding="utf-8").strip()
         except OSError as error:
             raise UserError(f"the broker's password file {path} cannot be read: {error.strerror}.") from error
-    return BrokerAccess(host=address.host, port=address.port, username=settings.broker.username, password=password)
+    if address.tls and security is None:
+        raise UserError("[server] tls is off, and the broker speaks mqtts. Nothing was started; switch it on.")
+    return BrokerAccess(
+        host=address.host,
+        port=address.port,
+        username=settings.broker.username,
+        password=password,
+        tls=security.cloud_tls if security is not None and address.tls else None,
+    )
 
 
 @contextmanager
@@ -234,8 +274,15 @@ async def _run(parts: Parts, operator: Operator) -> None:
         refusals=refusals,
     )
     config = uvicorn.Config(
-        create_app(backend), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=GRACE_S
+        create_app(backend),
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_S,
+        ssl_certfile=parts.security.api_certificate if parts.security else None,
     )
+    config.load()
     server = _Server(config)
     streams.start()
     try:
@@ -246,6 +293,7 @@ async def _run(parts: Parts, operator: Operator) -> None:
                 tasks.create_task(link.run(), name="link"),
                 tasks.create_task(_keep_broker(parts.embedded), name="broker"),
                 tasks.create_task(_announce(parts, operator, connected), name="announce"),
+                tasks.create_task(_keep_secure(parts, config), name="security"),
             ]
             await stop.wait()
             server.should_exit = True
@@ -276,6 +324,27 @@ async def _keep_broker(broker: EmbeddedBroker | None) -> None:
             await asyncio.to_thread(broker.start)
         except FleetliftError as error:
             _log.warning("%s", error)
+
+
+async def _keep_secure(parts: Parts, config: uvicorn.Config) -> None:
+    """Renew the servers' certificates in time, and have those who show them read them."""
+    security = parts.security
+    while security is not None:
+        await asyncio.sleep(RENEWAL_LOOK_S)
+        try:
+            if await asyncio.to_thread(security.renew):
+                await asyncio.to_thread(_tell_broker, parts, force=True)
+                if config.ssl is not None:
+                    security.load_server_certificate(config.ssl)
+                _log.info("certificates of the servers were renewed")
+        except (FleetliftError, OSError) as error:
+            _log.warning("certificates could not be renewed, and it is tried again: %s", error)
+
+
+def _tell_broker(parts: Parts, *, force: bool = False) -> None:
+    """Give the broker who is revoked, as the database has it; blocking."""
+    if parts.security is not None:
+        parts.security.tell_broker(force=force)
 
 
 async def _announce(parts: Parts, operator: Operator, connected: asyncio.Event) -> None:
