@@ -119,6 +119,7 @@ class DeviceView:
     root_version: int
     journal_id: str | None
     journal_through: int
+    revoked_at_ms: int | None = None
     refused_messages: tuple[RefusedMessage, ...] = ()
 
 

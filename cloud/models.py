@@ -82,6 +82,7 @@ class DeviceRow(Row, table=True):
     journal_next: int = Field(default=1, sa_type=BigInteger)
     ack_through: int = Field(default=0, sa_type=BigInteger)
     desired_seq: int = Field(default=0, sa_type=BigInteger)
+    revoked_at_ms: int | None = Field(default=None, sa_type=BigInteger)
 
 
 class MembershipRow(Row, table=True):
@@ -283,6 +284,44 @@ class TokenRow(Row, table=True):
     created_at_ms: int = Field(sa_type=BigInteger)
     created_by: str
     revoked_at_ms: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class EnrolmentTokenRow(Row, table=True):
+    """What lets devices enrol, by the SHA-256 of its text; `hardware_model` and `device_id` are null for any."""
+
+    __tablename__ = "enrolment_token"
+    name: str = Field(primary_key=True)
+    sha256: str = Field(unique=True)
+    product: str = Field(foreign_key="product.id")
+    hardware_model: str | None = None
+    device_id: str | None = Field(default=None, index=True)
+    groups: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+    uses_left: int
+    max_uses: int
+    expires_at_ms: int = Field(sa_type=BigInteger)
+    created_at_ms: int = Field(sa_type=BigInteger)
+    created_by: str
+    revoked_at_ms: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class CertificateRow(Row, table=True):
+    """A device's certificate, by its serial number in hexadecimal; `token` is what it was enrolled with.
+
+    One that is superseded is still good: its device holds the next one, or is about to.
+    """
+
+    __tablename__ = "certificate"
+    serial: str = Field(primary_key=True)
+    device_id: str = Field(foreign_key="device.id", index=True)
+    authority: str
+    key_sha256: str = Field(index=True)
+    pem: str
+    token: str | None = Field(default=None, foreign_key="enrolment_token.name")
+    not_before_ms: int = Field(sa_type=BigInteger)
+    not_after_ms: int = Field(sa_type=BigInteger)
+    issued_at_ms: int = Field(sa_type=BigInteger)
+    superseded_at_ms: int | None = Field(default=None, sa_type=BigInteger)
+    revoked_at_ms: int | None = Field(default=None, index=True, sa_type=BigInteger)
 
 
 class OutboxRow(Row, table=True):

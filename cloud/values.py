@@ -243,6 +243,8 @@ class OutboxKind(StrEnum):
     """Key: the device's id."""
     BUNDLE = "bundle"
     """Key: the product's id."""
+    ACCESS = "access"
+    """Key: `broker`. Whom the broker lets in, and what each may do."""
 
 
 @dataclass(frozen=True, slots=True)

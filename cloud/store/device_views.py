@@ -87,6 +87,7 @@ def _view(
         root_version=row.root_version,
         journal_id=row.journal_id,
         journal_through=row.ack_through,
+        revoked_at_ms=row.revoked_at_ms,
     )
 
 

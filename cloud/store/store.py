@@ -4,6 +4,7 @@
     store.releases   drafts, labels, patches, rollback          store.metrics   what became of releases
     store.devices    registration, lists, pins, OTAs            store.outbox    what is still to be told
     store.audit      the hash-chained record of decisions       store.tokens    who may speak to the API
+    store.enrolment  tokens that let devices enrol              store.certificates  what devices are known by
 
 Every method is synchronous and safe to call from any thread: changes take turns (one writer), reads run beside them.
 A method that changes something raises StoreError's children, and then has changed nothing. `by` names who decides.
@@ -17,8 +18,10 @@ from typing import Self
 
 from cloud.store.audit import Audit
 from cloud.store.catalog import Catalog
+from cloud.store.certificates import Certificates
 from cloud.store.devices import Devices
 from cloud.store.engine import Database
+from cloud.store.enrolment import Enrolment
 from cloud.store.journal import Journal
 from cloud.store.metrics import Metrics
 from cloud.store.outbox import Outbox
@@ -39,6 +42,8 @@ class Store:
         self.journal = Journal(database)
         self.metrics = Metrics(database)
         self.tokens = Tokens(database)
+        self.enrolment = Enrolment(database)
+        self.certificates = Certificates(database)
 
     @classmethod
     def open(cls, url: str, now: Callable[[], float]) -> Self:
