@@ -56,6 +56,12 @@ class MetadataFiles:
             with contextlib.suppress(OSError):
                 (self.directory / f"{version}.{role}.json").unlink()
 
+    def forget_above(self, role: str, version: int) -> None:
+        """Remove what lies above a version, when versions begin anew; raises OSError."""
+        for higher in self.versions(role):
+            if higher > version:
+                (self.directory / f"{higher}.{role}.json").unlink()
+
     def versions(self, role: str) -> list[int]:
         """Return the versions of a role that lie here, ascending; one that a crash left may be among them."""
         texts = (path.name.partition(".")[0] for path in self.directory.glob(f"*.{role}.json"))
@@ -116,11 +122,28 @@ class MetadataFiles:
         if damaged or TARGETS not in files:
             what = ", ".join(damaged) or TARGETS
             raise TrustError(f"{self.directory} is damaged ({what}): restore it from a backup")
-        verify(root.metadata, TARGETS, files[TARGETS].metadata)
-        for name, file in files.items():
-            if name != TARGETS:
-                verify(files[TARGETS].metadata, name, file.metadata)
-        return files
+        targets = self._verified(TARGETS, files[TARGETS], root.metadata)
+        others = {name: file for name, file in files.items() if name != TARGETS}
+        return {TARGETS: targets} | {
+            name: self._verified(name, file, targets.metadata) for name, file in others.items()
+        }
+
+    def _verified(self, name: str, file: MetadataFile, delegator: Metadata[Root] | Metadata[Targets]) -> MetadataFile:
+        """Return a role's current file, or the newer one that came with new keys when a crash cut that short.
+
+        Such a change is written before the root that names the keys, and the root is current as soon as it lies here.
+        """
+        try:
+            verify(delegator, name, file.metadata)
+        except TrustError as refused:
+            for version in reversed(self.versions(name)):
+                if version > file.version:
+                    with contextlib.suppress(TrustError):
+                        newer = self.read(f"{version}.{name}.json", Targets)
+                        verify(delegator, name, newer.metadata)
+                        return newer
+            raise refused from None
+        return file
 
 
 def verify_roots(roots: tuple[bytes, ...]) -> tuple[MetadataFile, ...]:

@@ -10,6 +10,7 @@
 After The Update Framework specification 1.0.34, with consistent snapshots.
 """
 
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -124,6 +125,30 @@ def check_root(root: Root) -> None:
     """Raise TrustError for a root that is not laid out as Fleetlift's are."""
     if not root.consistent_snapshot:
         raise TrustError("root is without consistent snapshots, which Fleetlift's repository needs")
+    for name, role in root.roles.items():
+        _check_distinct(name, [root.keys[keyid] for keyid in role.keyids if keyid in root.keys])
+
+
+def check_separate(root: Root, targets: Targets) -> None:
+    """Raise TrustError if a key that the server signs with could also sign root, targets or firmware."""
+    delegations = targets.delegations
+    online = _content(root.keys, [*root.roles[SNAPSHOT].keyids, *root.roles[TIMESTAMP].keyids])
+    offline = {name: _content(root.keys, root.roles[name].keyids) for name in (ROOT, TARGETS)}
+    if delegations is not None:
+        offline |= {name: _content(delegations.keys, role.keyids) for name, role in (delegations.roles or {}).items()}
+    for name, keys in offline.items():
+        if keys & online:
+            raise TrustError(f"a key of {name} is one that the server signs with: then the server could sign {name}")
+
+
+def _content(keys: Mapping[str, Key], keyids: Iterable[str]) -> set[str]:
+    return {str(keys[keyid].keyval.get("public")).strip() for keyid in keyids if keyid in keys}
+
+
+def _check_distinct(name: str, keys: Sequence[Key]) -> None:
+    """Raise TrustError if one key counts as several: an id is a name that whoever adds the key could choose."""
+    if len({str(key.keyval.get("public")).strip() for key in keys}) != len(keys):
+        raise TrustError(f"{name} has one key under two ids, so that one signature would count as two")
 
 
 def check_targets(targets: Targets) -> None:
@@ -136,6 +161,8 @@ def check_targets(targets: Targets) -> None:
         check_product(name)
         if role.paths != role_paths(name) or not role.terminating:
             raise TrustError(f"targets must delegate {role_paths(name)[0]} to {name!r}, and end the search there")
+        keys = targets.delegations.keys
+        _check_distinct(name, [keys[keyid] for keyid in role.keyids if keyid in keys])
 
 
 def role_paths(product: str) -> list[str]:

@@ -16,10 +16,12 @@ import threading
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Final, NamedTuple, Self
+from typing import Self
 
-from tuf.api.metadata import Metadata, Root, Targets  # type: ignore[attr-defined]  # tuf exports them without saying so
+from securesystemslib.signer import Key  # type: ignore[attr-defined]  # exported without saying so
+from tuf.api.metadata import Targets  # type: ignore[attr-defined]  # the same
 
+from cloud.acceptance import Incoming, Offline, accept
 from cloud.durable import make_private_directory, remove_leftovers
 from cloud.metadata_files import MetadataFile, MetadataFiles, verify_roots
 from cloud.online_key import OnlineKey
@@ -30,16 +32,11 @@ from cloud.roles import (
     TARGETS,
     TIMESTAMP,
     TIMESTAMP_LIFETIME,
-    WARN_BEFORE,
-    ConflictingRoleError,
     SignedFirmware,
     TrustError,
-    check_fresh,
-    check_product,
     check_root,
-    check_successor,
+    check_separate,
     check_targets,
-    delegated_products,
     firmware_of,
     floors_of,
     parse,
@@ -47,27 +44,14 @@ from cloud.roles import (
     utc_now,
     verify,
 )
+from cloud.standing import Expiry, Standing, expiries
 from protocol.codec import encode
 from protocol.down import Bundle
 from protocol.errors import MessageError
 from protocol.signing import Signature
 from protocol.values import check_metadata_name
 
-MAX_VERSION_STEP: Final = 1000
-"""How many versions an offline role may skip: more is a slip, and would use up the versions there are."""
-
 _log = logging.getLogger(__name__)
-
-
-class Expiry(NamedTuple):
-    """When metadata stops being taken, and whether somebody must do something about it now."""
-
-    name: str
-    version: int
-    expires_at: datetime
-    renewed_by: str
-    """`operator`, with a keyring, or `server`, by itself."""
-    due: bool
 
 
 class MetadataRepository:
@@ -86,14 +70,18 @@ class MetadataRepository:
         self._lock = threading.RLock()
         remove_leftovers(directory)
         self._root = self._files.read_root()
-        self._key.check_vouched(self._root.metadata)
+        self._key.stand_on(self._root.metadata)
         timestamp, self._snapshot = self._files.read_snapshot(self._root)
         self._offline = self._files.read_offline(self._root, self._snapshot)  # targets and the products' roles, by name
+        check_separate(self._root.metadata.signed, self._offline[TARGETS].metadata.signed)
         if timestamp is None:
             _log.warning("the timestamp was lost; a new one is signed over snapshot version %d", self._snapshot.version)
             timestamp = key.timestamp(self._snapshot, 0, now())
             self._files.put(TIMESTAMP, timestamp)
         self._timestamp = timestamp
+        named = self._snapshot.metadata.signed.meta
+        if any(named[f"{name}.json"].version != file.version for name, file in self._offline.items()):
+            self._commit({})  # a crash came between a root with new keys and the snapshot
         self.resign_if_due()
 
     @classmethod
@@ -206,81 +194,69 @@ class MetadataRepository:
             else:
                 return bundle
 
-    def accept_root(self, data: bytes) -> None:
-        """Take the next root, and sign on top of it; does nothing for the root that is current.
+    def accept(self, incoming: Incoming) -> tuple[str, ...]:
+        """Take root, targets and roles together, sign on top of them, and return the names of what is new.
 
         Raises:
-            ConflictingRoleError: it is not the version after the current one.
-            TrustError: the current root or itself does not vouch for it, it has expired, or it does not name this
-                server's key or the keys of the targets that are here.
+            ConflictingRoleError: a version does not follow the current one, or lacks firmware that it has.
+            TrustError: a piece is not signed, laid out or dated as it must be, what stays would lose its signers, or
+                root does not name a key of this server.
             OSError: the disk fails.
         """
         with self._lock:
-            if data == self._root.data:
-                return
-            root = parse(data, Root, ROOT)
-            if root.signed.version != self._root.version + 1:
-                raise ConflictingRoleError(
-                    f"root is version {root.signed.version}, {self._root.version + 1} comes next; nothing was changed"
-                )
-            verify(self._root.metadata, ROOT, root)
-            verify(root, ROOT, root)
-            check_fresh(ROOT, root, self._now())
-            check_root(root.signed)
-            self._key.check_vouched(root)
-            verify(root, TARGETS, self._offline[TARGETS].metadata)
-            self._files.put(ROOT, MetadataFile(data, root))
-            self._root = MetadataFile(data, root)
-            self._commit({})
+            there = Offline(self._root, self._offline)
+            new = accept(there, incoming, self._now())
+            changes = {name: file for name, file in new.roles.items() if there.roles.get(name) is not file}
+            if new.root is not there.root:
+                self._key.check_vouched(new.root.metadata)
+                for name, file in changes.items():  # before root: it is current as soon as it lies there
+                    self._files.put(name, file)
+                self._files.put(ROOT, new.root)
+                self._root = new.root
+                self._key.stand_on(new.root.metadata)
+                self._commit(changes)
+                return (ROOT, *changes)
+            if changes:
+                self._commit(changes)
+            return tuple(changes)
+
+    def accept_root(self, data: bytes) -> None:
+        """Take the next root alone; raises as `accept` does."""
+        self.accept(Incoming(root=data))
 
     def accept_targets(self, data: bytes, roles: Mapping[str, bytes] | None = None) -> None:
         """Take a new top-level targets role, and the roles of products that it newly delegates to (or gives new keys).
 
-        Without its role a new product is only announced; `accept_product_role` brings it. Does nothing for what is
-        current already.
-
-        Raises:
-            ConflictingRoleError: the version is not above the current one.
-            TrustError: anything is not signed, laid out or dated as it must be, or a product is missing.
-            OSError: the disk fails.
+        Without its role a new product is only announced; `accept_product_role` brings it. Raises as `accept` does.
         """
-        with self._lock:
-            current = self._offline[TARGETS]
-            changes: dict[str, MetadataFile] = {}
-            if data != current.data:
-                new = parse(data, Targets, TARGETS)
-                verify(self._root.metadata, TARGETS, new)
-                check_fresh(TARGETS, new, self._now())
-                self._check_step(TARGETS, current.version, new.signed.version)
-                check_targets(new.signed)
-                gone = set(self.products()) - set(delegated_products(new.signed))
-                if gone:
-                    raise TrustError(f"targets no longer delegates to {', '.join(sorted(gone))}; nothing was changed")
-                changes[TARGETS] = current = MetadataFile(data, new)
-            for product, role in (roles or {}).items():
-                if change := self._check_role(product, role, current.metadata):
-                    changes[product] = change
-            for product in self.products():
-                if product not in changes:
-                    verify(current.metadata, product, self._offline[product].metadata)
-            if changes:
-                self._commit(changes)
+        self.accept(Incoming(targets=data, roles=roles or {}))
 
     def accept_product_role(self, product: str, data: bytes) -> tuple[SignedFirmware, ...]:
         """Take a product's new role, and return the firmware that it adds; the same again for the same bytes.
 
-        Raises:
-            ConflictingRoleError: the version is not above the current one, or lacks firmware that the current one has.
-            TrustError: it is not signed, laid out or dated as it must be, alters firmware or lowers a floor.
-            OSError: the disk fails.
+        Raises as `accept` does.
         """
         with self._lock:
-            change = self._check_role(product, data, self._offline[TARGETS].metadata)
-            before = self._offline.get(product) if change else self._before(product)
-            if change:
-                self._commit({product: change})
+            there = self._offline.get(product)
+            before = there if self.accept(Incoming(roles={product: data})) else self._before(product)
             known = before.metadata.signed.targets if before else {}
             return tuple(item for item in self.firmware(product) if item.manifest.target_path not in known)
+
+    def prepare_online_key(self) -> Key:
+        """Return the public part of the key that this server signs with next, made now if there is none.
+
+        Raises:
+            KeyFileError, OSError: it could not be made.
+        """
+        with self._lock:
+            return self._key.prepare()
+
+    def standing(self) -> Standing:
+        """Return what is current, and with which keys this server signs."""
+        with self._lock:
+            return Standing(
+                self._root, self._offline, self._snapshot, self._timestamp, self._key.public, self._key.upcoming_public
+            )
 
     def resign_if_due(self, now: datetime | None = None) -> bool:
         """Sign snapshot or timestamp anew when half of its life is over; True if so. Then bundles must be sent again.
@@ -303,20 +279,7 @@ class MetadataRepository:
 
         What the operator signs is due two months before, what the server signs when it failed to sign it in time.
         """
-        with self._lock:
-            now = self._now()
-            offline = [(ROOT, self._root), *self._offline.items()]
-            online = [(SNAPSHOT, self._snapshot, SNAPSHOT_LIFETIME), (TIMESTAMP, self._timestamp, TIMESTAMP_LIFETIME)]
-            found = [
-                Expiry(name, file.version, expires, "operator", due=expires - now < WARN_BEFORE)
-                for name, file in offline
-                for expires in (file.metadata.signed.expires,)
-            ] + [
-                Expiry(name, file.version, expires, "server", due=expires - now < lifetime / 4)
-                for name, file, lifetime in online
-                for expires in (file.metadata.signed.expires,)
-            ]
-            return tuple(sorted(found, key=lambda item: item.expires_at))
+        return expiries(self.standing(), self._now())
 
     def sign(self, pae: bytes) -> tuple[Signature, ...]:
         """Return this server's signature over the pre-authentication encoding of a notice or a desired state."""
@@ -337,33 +300,6 @@ class MetadataRepository:
         versions = [version for version in self._files.versions(product) if version < self._role(product).version]
         return self._files.read(f"{versions[-1]}.{product}.json", Targets) if versions else None
 
-    def _check_role(self, product: str, data: bytes, targets: Metadata[Targets]) -> MetadataFile | None:
-        """Return a product's new role if it may be taken, None if it is the current one; raises TrustError."""
-        if check_product(product) not in delegated_products(targets.signed):
-            raise TrustError(f"targets does not delegate to product {product!r}; nothing was changed")
-        current = self._offline.get(product)
-        if current is not None and current.data == data:
-            return None
-        new = parse(data, Targets, product)
-        verify(targets, product, new)
-        check_fresh(product, new, self._now())
-        self._check_step(product, current.version if current else 0, new.signed.version)
-        firmware_of(new.signed, product)
-        floors_of(new.signed)
-        if current is not None:
-            check_successor(current.metadata.signed, new.signed, product)
-        return MetadataFile(data, new)
-
-    @staticmethod
-    def _check_step(name: str, current: int, new: int) -> None:
-        if new <= current:
-            raise ConflictingRoleError(
-                f"{name} is version {new}, and version {current} is here already: fetch that, sign on top of it, send "
-                "it again. Nothing was changed"
-            )
-        if new > current + MAX_VERSION_STEP:
-            raise TrustError(f"{name} jumps from version {current} to {new}, at most {MAX_VERSION_STEP} are skipped")
-
     def _due(self, name: str, file: MetadataFile, lifetime: timedelta, now: datetime) -> bool:
         try:
             verify(self._root.metadata, name, file.metadata)
@@ -378,14 +314,28 @@ class MetadataRepository:
         offline = {**self._offline, **changes}
         for name, file in changes.items():
             self._files.put(name, file)
-        snapshot = self._key.snapshot(offline, self._snapshot.version, moment)
+        snapshot = self._key.snapshot(offline, self._version_to_follow(SNAPSHOT, self._snapshot), moment)
         self._files.put(SNAPSHOT, snapshot)
         self._put_timestamp(snapshot, moment)
+        if snapshot.version < self._snapshot.version:
+            self._files.forget_above(SNAPSHOT, snapshot.version)
         self._snapshot, self._offline = snapshot, offline
         for name in (SNAPSHOT, *changes):
             self._files.prune(name)
 
     def _put_timestamp(self, snapshot: MetadataFile, now: datetime) -> None:
-        timestamp = self._key.timestamp(snapshot, self._timestamp.version, now)
+        timestamp = self._key.timestamp(snapshot, self._version_to_follow(TIMESTAMP, self._timestamp), now)
         self._files.put(TIMESTAMP, timestamp)
         self._timestamp = timestamp
+
+    def _version_to_follow(self, name: str, file: MetadataFile) -> int:
+        """Return the version that the next must be above: none, where root no longer names the key that signed it.
+
+        Whoever stole that key may have signed the highest version there is. Devices forget it with the key (TUF
+        5.3.11), and so do we.
+        """
+        try:
+            verify(self._root.metadata, name, file.metadata)
+        except TrustError:
+            return 0
+        return file.version

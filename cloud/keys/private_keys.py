@@ -67,6 +67,10 @@ class PrivateKeys:
         """Return where the private part of a key lies, or would lie."""
         return self.directory / f"{name}{SUFFIX}"
 
+    def uri_of(self, name: str) -> str | None:
+        """Return where a key is, if it is not in a file here; raises KeyFileError, PublicKeyError."""
+        return self._public(name)[1]
+
     def names(self) -> tuple[str, ...]:
         """Return the names of all keys, sorted."""
         found = {path.name.removesuffix(SUFFIX) for path in self.directory.glob(f"*{SUFFIX}")}

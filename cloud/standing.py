@@ -1,0 +1,109 @@
+"""Where a repository stands: what is current, who signs it, when it expires."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import NamedTuple
+
+from securesystemslib.signer import Key  # type: ignore[attr-defined]  # exported without saying so
+from tuf.api.metadata import Metadata, Root, Targets  # type: ignore[attr-defined]  # the same
+
+from cloud.keys.public_keys import label_of
+from cloud.metadata_files import MetadataFile
+from cloud.roles import (
+    ROOT,
+    SNAPSHOT,
+    SNAPSHOT_LIFETIME,
+    TARGETS,
+    TIMESTAMP,
+    TIMESTAMP_LIFETIME,
+    WARN_BEFORE,
+    signers_of,
+)
+
+
+class Standing(NamedTuple):
+    """What is current in a repository, and the keys that its server signs with."""
+
+    root: MetadataFile
+    offline: Mapping[str, MetadataFile]
+    snapshot: MetadataFile
+    timestamp: MetadataFile
+    online_key: Key
+    next_online_key: Key | None
+
+
+class Expiry(NamedTuple):
+    """When metadata stops being taken, and whether somebody must do something about it now."""
+
+    name: str
+    version: int
+    expires_at: datetime
+    renewed_by: str
+    """`operator`, with a keyring, or `server`, by itself."""
+    due: bool
+
+
+class KeyView(NamedTuple):
+    """A key that signs for a role."""
+
+    keyid: str
+    label: str
+    scheme: str
+    signed: bool
+    """Whether its good signature is on the current version."""
+
+
+class RoleView(NamedTuple):
+    """A role: its version, when it expires, and who signs it."""
+
+    role: str
+    version: int
+    expires_at_ms: int
+    renewed_by: str
+    due: bool
+    threshold: int
+    keys: tuple[KeyView, ...]
+
+
+def expiries(standing: Standing, now: datetime) -> tuple[Expiry, ...]:
+    """Return when each piece of current metadata expires, soonest first.
+
+    What the operator signs is due two months before, what the server signs when it failed to sign it in time.
+    """
+    offline = [(ROOT, standing.root), *standing.offline.items()]
+    found = [
+        Expiry(name, file.version, expires, "operator", due=expires - now < WARN_BEFORE)
+        for name, file in offline
+        for expires in (file.metadata.signed.expires,)
+    ]
+    online = ((SNAPSHOT, standing.snapshot, SNAPSHOT_LIFETIME), (TIMESTAMP, standing.timestamp, TIMESTAMP_LIFETIME))
+    for name, file, lifetime in online:
+        expires = file.metadata.signed.expires
+        found.append(Expiry(name, file.version, expires, "server", due=expires - now < lifetime / 4))
+    return tuple(sorted(found, key=lambda item: item.expires_at))
+
+
+def roles_of(standing: Standing, now: datetime) -> tuple[RoleView, ...]:
+    """Return every role: root, targets, the products', snapshot and timestamp."""
+    due = {item.name: item for item in expiries(standing, now)}
+    root, targets = standing.root.metadata, standing.offline[TARGETS].metadata
+    files: dict[str, MetadataFile] = {ROOT: standing.root, **standing.offline}
+    files |= {SNAPSHOT: standing.snapshot, TIMESTAMP: standing.timestamp}
+    top = (ROOT, TARGETS, SNAPSHOT, TIMESTAMP)
+    return tuple(role_view(root if name in top else targets, name, file, due[name]) for name, file in files.items())
+
+
+def role_view(delegator: Metadata[Root] | Metadata[Targets], name: str, file: MetadataFile, expiry: Expiry) -> RoleView:
+    """Return one role as its delegator describes it."""
+    role = delegator.signed.get_delegated_role(name)
+    signed = signers_of(delegator, name, file.metadata)
+    keys = [delegator.signed.get_key(keyid) for keyid in role.keyids]
+    return RoleView(
+        role=name,
+        version=file.version,
+        expires_at_ms=int(expiry.expires_at.timestamp() * 1000),
+        renewed_by=expiry.renewed_by,
+        due=expiry.due,
+        threshold=role.threshold,
+        keys=tuple(KeyView(key.keyid, label_of(key), key.scheme, key.keyid in signed) for key in keys),
+    )
