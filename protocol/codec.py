@@ -11,8 +11,7 @@ from enum import Enum, StrEnum
 from typing import Any, Final, NoReturn, TypeVar, Union, cast, get_args, get_origin
 
 import cattrs
-from cattrs.cols import list_structure_factory
-from cattrs.errors import BaseValidationError, IterableValidationError
+from cattrs.errors import BaseValidationError, IterableValidationError, IterableValidationNote
 
 from protocol.errors import MessageError, ProtocolError
 from protocol.identity import MAX_INTEGER
@@ -85,7 +84,8 @@ def to_plain(value: object) -> Any:
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     fields = dict(pairs)
     if len(fields) != len(pairs):
-        twice = next(key for index, (key, _) in enumerate(pairs) if any(key == other for other, _ in pairs[:index]))
+        known: set[str] = set()
+        twice = next(key for key, _ in pairs if key in known or known.add(key))  # type: ignore[func-returns-value]
         raise ValueError(f"the key {twice!r:.60} stands twice")
     return fields
 
@@ -164,28 +164,64 @@ def _structure_enum(value: object, kind: type[StrEnum]) -> StrEnum:
 
 
 def _listed(converter: cattrs.Converter, kind: Any) -> Any:
-    inner = list_structure_factory(cast("type", list[get_args(kind)[0]]), converter)  # type: ignore[misc]
-    wrap = cast("type", get_origin(kind))
+    item_kind, wrap = get_args(kind)[0], cast("type", get_origin(kind))
+    hook = converter.get_structure_hook(item_kind)
 
     def structure(value: object, _kind: object) -> object:
         if not isinstance(value, list):
             raise ValueError(f"list expected, not {type(value).__name__}")  # noqa: TRY004 - cattrs groups ValueError
-        return wrap(inner(value, kind))
+        found, errors = [], _Errors(kind)
+        for index, item in enumerate(value):
+            try:
+                found.append(hook(item, item_kind))
+            except Exception as error:  # noqa: BLE001 - as cattrs does: they are told together
+                errors.add(error, index, item_kind)
+        errors.tell()
+        return wrap(found)
 
     return structure
 
 
 def _mapped(converter: cattrs.Converter, kind: Any) -> Any:
-    # Not `converter.gen_structure_mapping`: it registers what it makes, and that clears the cache of all that was made.
-    mapping = cast("type", dict[get_args(kind)])  # type: ignore[misc]
-    inner: Any = cattrs.gen.make_mapping_structure_fn(mapping, converter)
+    key_kind, item_kind = get_args(kind)
+    key_hook, hook = converter.get_structure_hook(key_kind), converter.get_structure_hook(item_kind)
 
     def structure(value: object, _kind: object) -> object:
         if not isinstance(value, dict):
             raise ValueError(f"object expected, not {type(value).__name__}")  # noqa: TRY004
-        return inner(value, kind)
+        found, errors = {}, _Errors(kind)
+        for key, item in value.items():
+            try:
+                found[key_hook(key, key_kind)] = hook(item, item_kind)
+            except Exception as error:  # noqa: BLE001 - the same
+                errors.add(error, key, item_kind)
+        errors.tell()
+        return found
 
     return structure
+
+
+class _Errors:
+    """What is wrong with the items of one list or object, noted as cattrs does, so that its paths name them.
+
+    cattrs itself collects all of it: a message of 128 KiB could cost a hundred megabytes and a second.
+    """
+
+    def __init__(self, kind: Any) -> None:
+        self._kind = kind
+        self._errors: list[Exception] = []
+
+    def add(self, error: Exception, index: int | str, item_kind: Any) -> None:
+        """Note one; raises what there is as soon as nobody would be told of more."""
+        error.add_note(IterableValidationNote(f"Structuring {self._kind} @ {index!r:.80}", index, item_kind))
+        self._errors.append(error)
+        if len(self._errors) == MAX_REPORTED_ERRORS:
+            self.tell()
+
+    def tell(self) -> None:
+        """Raise what there is, if there is any."""
+        if self._errors:
+            raise IterableValidationError(f"While structuring {self._kind}", self._errors, self._kind)
 
 
 def _object(converter: cattrs.Converter, kind: Any) -> Any:

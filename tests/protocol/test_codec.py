@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from protocol.codec import MAX_MESSAGE_BYTES, decode, encode, to_plain
 from protocol.errors import MessageError
-from protocol.up import DeviceState, Hello, Report, Want
+from protocol.up import DeviceState, Hello, Presence, Report, Want
 from tests.protocol.samples import DIGEST_A, MESSAGES, STATE
 
 KINDS = sorted({type(message) for message in MESSAGES}, key=lambda kind: kind.__name__)
@@ -101,6 +103,28 @@ def test_a_report_with_a_hole_is_refused() -> None:
     entries = [{"seq": 1, "at_ms": 0}, {"seq": 3, "at_ms": 0}]
     with pytest.raises(MessageError, match="one after the other"):
         decode(json.dumps({"journal_id": "j", "entries": entries}), Report)
+
+
+def test_a_message_of_nothing_but_mistakes_costs_no_more_than_a_good_one() -> None:
+    entries = b'{"journal_id":"j","entries":[' + b"{}," * 40_000 + b"{}]}"
+    refused = to_plain(STATE) | {"refused": {str(number): "x" for number in range(9_000)}}
+    tracemalloc.start()
+    try:
+        with pytest.raises(MessageError, match="'seq' is missing"):
+            decode(entries, Report)
+        with pytest.raises(MessageError, match="int expected, not str"):
+            decode(json.dumps(refused), DeviceState)
+        assert tracemalloc.get_traced_memory()[1] < 12 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_key_that_stands_twice_is_found_at_once() -> None:
+    keys = b",".join(b'"%d":0' % number for number in range(13_000))
+    began = time.process_time()
+    with pytest.raises(MessageError, match="'12999' stands twice"):
+        decode(b"{%b,%b}" % (keys, b'"12999":1'), Presence)
+    assert time.process_time() - began < 0.5
 
 
 def test_the_refusal_names_the_path() -> None:
