@@ -67,11 +67,16 @@ class Service:
         changes: Changes,
         open_joining: bool = True,
         refusals: Refusals | None = None,
+        tell_access: Callable[[], None] = lambda: None,
     ) -> None:
-        """Take the parts; `run` starts."""
+        """Take the parts; `run` starts.
+
+        `tell_access` has the broker learn whom it lets in and what each may do (blocking; raises FleetliftError).
+        """
         self.tally = Tally(refusals)
         self._store, self._repository, self._link, self._topics = store, repository, link, topics
-        self._changes = changes
+        self._changes, self._tell_access = changes, tell_access
+        self._revoked: frozenset[str] = frozenset()
         self._connected = asyncio.Event()
         self._asked: set[tuple[OutboxKind, str]] = set()
         self._ask_came = asyncio.Event()
@@ -92,8 +97,11 @@ class Service:
 
     async def receive(self, device_id: str, message: UpMessage) -> None:
         """Store what a device says and answer it; raises FleetliftError, and then the device says it again."""
-        self.tally.receive(type(message).__name__.lower())
-        if isinstance(message, Hello):
+        kind = type(message).__name__.lower()
+        self.tally.receive(kind)
+        if device_id in self._revoked:  # the broker shuts it out, too; this is for what was on its way
+            self.tally.refuse(kind, "revoked", device_id, "The device is revoked.")
+        elif isinstance(message, Hello):
             async with self._turn(device_id):
                 await self._reception.receive(device_id, message)
         else:
@@ -105,6 +113,7 @@ class Service:
 
     async def run(self) -> None:
         """Work until cancelled."""
+        await self._learn_revoked()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._keep(self._tell_changes, "outbox"), name="outbox")
             tasks.create_task(self._keep(self._tell_all, "republish"), name="republish")
@@ -130,11 +139,11 @@ class Service:
     async def _tell_changes(self) -> None:
         """Send what lies in the outbox, then wait for more."""
         seen = self._changes.revision
-        if self._link.is_connected:
-            items = await asyncio.to_thread(self._store.outbox.take, OUTBOX_BATCH)
-            told = [await self._tell(item) for item in items]
-            if len(items) == OUTBOX_BATCH and any(told):
-                return
+        kind = None if self._link.is_connected else OutboxKind.ACCESS  # files, which need no connection
+        items = await asyncio.to_thread(self._store.outbox.take, OUTBOX_BATCH, kind)
+        told = [await self._tell(item) for item in items]
+        if len(items) == OUTBOX_BATCH and any(told):
+            return
         await self._changes.wait(seen, LOOK_AGAIN_S)
 
     async def _tell(self, item: OutboxItem) -> bool:
@@ -165,7 +174,14 @@ class Service:
             case OutboxKind.DESIRED:
                 async with self._turn(key):
                     await self._say_desired(key)
+            case OutboxKind.ACCESS:
+                await self._learn_revoked()
+                await asyncio.to_thread(self._tell_access)
         self.tally.publish(kind.value)
+
+    async def _learn_revoked(self) -> None:
+        revocations = await asyncio.to_thread(self._store.certificates.revocations)
+        self._revoked = frozenset(revocations.device_ids)
 
     async def _say_desired(self, device_id: str) -> None:
         device = await asyncio.to_thread(self._store.devices.device, device_id)

@@ -144,7 +144,7 @@ def _open(home: Home, settings: Settings, stack: contextlib.ExitStack) -> Parts:
     artifacts = Artifacts(home.storage_path(settings.storage.blobs))
     stack.callback(artifacts.close)
     listener = stack.enter_context(_listen(settings.server.host, settings.server.port))
-    security = _secure(home, settings) if settings.server.tls else None
+    security = _secure(home, settings, store) if settings.server.tls else None
     embedded = None
     if settings.broker.url is None:
         embedded = stack.enter_context(_embedded(home, settings, security))
@@ -160,12 +160,13 @@ def _open(home: Home, settings: Settings, stack: contextlib.ExitStack) -> Parts:
     )
 
 
-def _secure(home: Home, settings: Settings) -> Security:
+def _secure(home: Home, settings: Settings, store: Store) -> Security:
     """Open the authorities, and bring certificates and the broker's files up to date."""
     security = Security.open(home, settings)
     renewed = security.renew()
+    revoked = store.certificates.revocations()
     try:
-        security.tell_broker(force=renewed)
+        security.tell_broker(revoked.certificates, revoked.device_ids, force=renewed)
     except BrokerFilesError as error:  # it is told again and again: devices are served meanwhile
         _log.warning("%s", error)
     return security
@@ -258,6 +259,7 @@ async def _run(parts: Parts, operator: Operator) -> None:
         changes=changes,
         open_joining=parts.settings.devices.joining == "open",
         refusals=refusals,
+        tell_access=lambda: _refresh(parts, config),
     )
 
     backend = Backend(
@@ -327,24 +329,25 @@ async def _keep_broker(broker: EmbeddedBroker | None) -> None:
 
 
 async def _keep_secure(parts: Parts, config: uvicorn.Config) -> None:
-    """Renew the servers' certificates in time, and have those who show them read them."""
-    security = parts.security
-    while security is not None:
+    """Renew the servers' certificates in time."""
+    while parts.security is not None:
         await asyncio.sleep(RENEWAL_LOOK_S)
         try:
-            if await asyncio.to_thread(security.renew):
-                await asyncio.to_thread(_tell_broker, parts, force=True)
-                if config.ssl is not None:
-                    security.load_server_certificate(config.ssl)
-                _log.info("certificates of the servers were renewed")
+            await asyncio.to_thread(_refresh, parts, config)
         except (FleetliftError, OSError) as error:
-            _log.warning("certificates could not be renewed, and it is tried again: %s", error)
+            _log.warning("certificates could not be brought up to date, and it is tried again: %s", error)
 
 
-def _tell_broker(parts: Parts, *, force: bool = False) -> None:
-    """Give the broker who is revoked, as the database has it; blocking."""
-    if parts.security is not None:
-        parts.security.tell_broker(force=force)
+def _refresh(parts: Parts, config: uvicorn.Config) -> None:
+    """Bring certificates, access rules and revocations up to date, for the API and for the broker; blocking."""
+    if parts.security is None:
+        return
+    renewed = parts.security.renew()
+    revoked = parts.store.certificates.revocations()
+    parts.security.tell_broker(revoked.certificates, revoked.device_ids, force=renewed)
+    if renewed and config.ssl is not None:
+        parts.security.load_server_certificate(config.ssl)
+        _log.info("the servers' certificates were renewed")
 
 
 async def _announce(parts: Parts, operator: Operator, connected: asyncio.Event) -> None:

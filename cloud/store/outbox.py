@@ -23,9 +23,11 @@ class Outbox:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def take(self, limit: int = 100) -> tuple[OutboxItem, ...]:
-        """Return what is to be told, oldest first; it stays until it is settled."""
+    def take(self, limit: int = 100, kind: OutboxKind | None = None) -> tuple[OutboxItem, ...]:
+        """Return what is to be told, oldest first, of one kind if it is given; it stays until it is settled."""
         query = select(OutboxRow).order_by(col(OutboxRow.revision), col(OutboxRow.key)).limit(limit)
+        if kind is not None:
+            query = query.where(col(OutboxRow.kind) == kind.value)
         with self._database.reading() as session:
             return tuple(OutboxItem(OutboxKind(row.kind), row.key, row.revision) for row in session.exec(query))
 
