@@ -24,7 +24,7 @@ MAX_ATTRIBUTES: Final = 64
 MAX_FILES: Final = 8
 MAX_WANTED_CHUNKS: Final = 1024
 MAX_WANTED_RANGES: Final = 512
-_METADATA_NAME = re.compile(r"(?:[1-9]\d{0,9}\.)?[a-z0-9-]{1,64}\.json")
+_METADATA_NAME = re.compile(r"(?:[1-9][0-9]{0,9}\.)?[a-z0-9-]{1,64}\.json")
 
 
 def check_text(value: str, name: str, limit: int = MAX_TEXT) -> None:
