@@ -17,6 +17,7 @@ MINIMUM_SEQ_FIELD: Final = "x-fleetlift-minimum-seq"
 """A field of a product's role: component to the lowest `seq` that may still be installed (the floor)."""
 MAX_NOTES_LENGTH: Final = 2000
 MAX_HARDWARE_MODELS: Final = 64
+MAX_BLOBS: Final = 64
 ANY_HARDWARE: Final = "*"
 
 
@@ -75,13 +76,15 @@ class Manifest:
         check_version(self.version)
         if not 0 <= self.build <= MAX_INTEGER or not 1 <= self.seq <= MAX_INTEGER:
             raise ManifestError("build is 0 or more and seq 1 or more")
+        if not 0 <= self.data_schema <= MAX_INTEGER:
+            raise ManifestError("data_schema is 0 or more")
         if not 1 <= len(self.hardware_models) <= MAX_HARDWARE_MODELS:
             raise ManifestError(f"hardware_models names 1 to {MAX_HARDWARE_MODELS} models, or '*'")
         for model in self.hardware_models:
             if model != ANY_HARDWARE:
                 check_id(model, "hardware model")
-        if not self.blobs:
-            raise ManifestError("blobs is empty: the image could not be had")
+        if not 1 <= len(self.blobs) <= MAX_BLOBS:
+            raise ManifestError(f"blobs names 1 to {MAX_BLOBS} ways to have the image")
         if len(self.notes) > MAX_NOTES_LENGTH:
             raise ManifestError(f"notes has at most {MAX_NOTES_LENGTH} characters")
 
@@ -105,9 +108,9 @@ def to_custom(manifest: Manifest) -> dict[str, Any]:
     return {CUSTOM_FIELD: to_plain(manifest)}
 
 
-def from_custom(custom: Mapping[str, Any] | None, path: str) -> Manifest:
+def from_custom(custom: object, path: str) -> Manifest:
     """Return the manifest in a target's `custom` object; raises ManifestError, also if it is of another path."""
-    inner = (custom or {}).get(CUSTOM_FIELD)
+    inner = custom.get(CUSTOM_FIELD) if isinstance(custom, Mapping) else None
     if not isinstance(inner, dict):
         raise ManifestError(f"target {path!r:.200} has no {CUSTOM_FIELD!r} object in its custom field")
     try:

@@ -19,8 +19,10 @@ def test_a_manifest_comes_back_from_its_target() -> None:
     assert MANIFEST.target_path == PATH == "thermostat/app/1.1.0"
 
 
-@pytest.mark.parametrize("custom", [None, {}, {CUSTOM_FIELD: None}, {CUSTOM_FIELD: []}, {CUSTOM_FIELD: {}}])
-def test_a_target_without_a_manifest_is_refused(custom: dict[str, Any] | None) -> None:
+@pytest.mark.parametrize(
+    "custom", [None, {}, [], [1], "text", 4096, {CUSTOM_FIELD: None}, {CUSTOM_FIELD: []}, {CUSTOM_FIELD: {}}]
+)
+def test_a_target_without_a_manifest_is_refused(custom: object) -> None:
     with pytest.raises(ManifestError):
         from_custom(custom, PATH)
 
@@ -38,6 +40,9 @@ def test_the_manifest_of_another_path_is_refused() -> None:
         {"hardware_models": []},
         {"hardware_models": ["Pi 4"]},
         {"blobs": []},
+        {"blobs": to_custom(MANIFEST)[CUSTOM_FIELD]["blobs"] * 65},
+        {"data_schema": -1},
+        {"data_schema": 2**64},
         {"version": "1"},
         {"component": "../app"},
         {"notes": "x" * 2001},
