@@ -124,9 +124,7 @@ class EmbeddedBroker:
         self.kind: BrokerKind = kind or choose_kind()
         self.log_path = self.data_dir / "broker.log"
         if secured is not None and self.kind != "mosquitto":
-            raise BrokerError(
-                f"{self.kind} offers no TLS; nothing was started. Install Mosquitto: apt install mosquitto"
-            )
+            raise BrokerError(f"{self.kind} has no TLS, nothing was started. Install Mosquitto (apt install mosquitto)")
         self.secured = secured
         self._port = port
         self._cloud_port = 0 if secured is None else secured.cloud_port

@@ -43,6 +43,7 @@ class Tls:
         """
         try:
             context = ssl.create_default_context(cafile=self.ca)
+            context.sslsocket_class = TlsSocket
             context.minimum_version = ssl.TLSVersion.TLSv1_2
             context.verify_flags |= ssl.VERIFY_X509_STRICT
             if self.certificate is not None:
@@ -52,6 +53,20 @@ class Tls:
             why = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise TlsError(f"{files} cannot be used for TLS: {why}") from error
         return context
+
+
+class TlsSocket(ssl.SSLSocket):
+    """Closes itself when the handshake fails; paho and aiomqtt forget a socket that they could not use."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        """Shake hands, or close."""
+        try:
+            super().do_handshake(block)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise  # not over yet
+        except OSError:
+            self.close()
+            raise
 
 
 def _no_passphrase() -> bytes:

@@ -8,12 +8,14 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from cryptography.x509 import load_pem_x509_certificate
 
 from cloud.broker_files import BrokerFiles
 from cloud.connection import Tls
 from cloud.pki.authorities import Authorities, IssuedCertificate, RevokedCertificate
-from cloud.pki.issuing import CLOUD_NAME, DEVICE_LIFETIME, key_pem, new_key
+from cloud.pki.issuing import CLOUD_NAME, DEVICE_LIFETIME, key_pem, make_certificate, new_key
 from cloud.roles import utc_now
 from protocol.topics import DEFAULT_ROOT
 
@@ -63,6 +65,18 @@ class Fleet:
         pem = self.authorities.issue_service("broker", names, server=True)
         self.files.server_file.write_bytes(pem)
         self.files.server_file.chmod(0o600)
+
+    def expire_server(self) -> None:
+        """Give the broker a certificate that ended a minute ago."""
+        ca = load_pem_x509_certificate(self.authorities.trusted("services"))
+        ca_key = load_pem_private_key((self.directory / "ca" / "services-1.key").read_bytes(), None)
+        assert isinstance(ca_key, EllipticCurvePrivateKey)
+        key = new_key()
+        lifetime = timedelta(minutes=-1)
+        certificate = make_certificate(
+            ca, ca_key, key.public_key(), "broker", names=LOOPBACK_NAMES, server=True, now=utc_now(), lifetime=lifetime
+        )
+        self.files.server_file.write_bytes(key_pem(key) + certificate.public_bytes(Encoding.PEM))
 
     def device(self, device_id: str, *, lifetime: timedelta = DEVICE_LIFETIME) -> Identity:
         """Enrol a device: a key, and a certificate in its name."""
