@@ -1,11 +1,12 @@
 """Where a repository stands: what is current, who signs it, when it expires."""
 
+import hashlib
 from collections.abc import Mapping
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from securesystemslib.signer import Key  # type: ignore[attr-defined]  # exported without saying so
-from tuf.api.metadata import Metadata, Root, Targets  # type: ignore[attr-defined]  # the same
+from tuf.api.metadata import Metadata, Role, Root, Targets  # type: ignore[attr-defined]  # the same
 
 from cloud.keys.public_keys import label_of
 from cloud.metadata_files import MetadataFile
@@ -107,3 +108,25 @@ def role_view(delegator: Metadata[Root] | Metadata[Targets], name: str, file: Me
         threshold=role.threshold,
         keys=tuple(KeyView(key.keyid, label_of(key), key.scheme, key.keyid in signed) for key in keys),
     )
+
+
+def summary(standing: Standing, name: str, file: MetadataFile) -> dict[str, Any]:
+    """Return what the audit keeps of a piece of metadata: which it is, who signed it, whom it lets sign."""
+    root, targets = standing.root.metadata, standing.offline[TARGETS].metadata
+    delegator = root if name in (ROOT, TARGETS) else targets
+    said: dict[str, Any] = {
+        "version": file.version,
+        "sha256": hashlib.sha256(file.data).hexdigest(),
+        "expires_at_ms": int(file.metadata.signed.expires.timestamp() * 1000),
+        "signed_by": list(signers_of(delegator, name, file.metadata)),
+    }
+    delegations = targets.signed.delegations
+    if name == ROOT:
+        said["roles"] = {role: _keys(root.signed.roles[role]) for role in sorted(root.signed.roles)}
+    elif name == TARGETS and delegations is not None:
+        said["roles"] = {role: _keys(delegated) for role, delegated in sorted((delegations.roles or {}).items())}
+    return said
+
+
+def _keys(role: Role) -> dict[str, Any]:
+    return {"threshold": role.threshold, "keyids": sorted(role.keyids)}

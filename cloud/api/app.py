@@ -6,13 +6,13 @@ from typing import Final
 from fastapi import Depends, FastAPI
 from fastapi.routing import APIRoute
 
-from cloud.api import blobs, devices, firmware, groups, otas, products, releases, system
+from cloud.api import blobs, devices, firmware, groups, metadata, otas, products, releases, system
 from cloud.api.backend import Backend, authenticate
 from cloud.api.middleware import BodyLimit, NoteChanges
 from cloud.api.problems import ANSWERS, answer_errors
 
 PREFIX: Final = "/api/v1"
-ROUTERS: Final = (system, products, firmware, blobs, groups, releases, devices, otas)
+ROUTERS: Final = (system, products, metadata, firmware, blobs, groups, releases, devices, otas)
 
 
 def create_app(backend: Backend) -> FastAPI:

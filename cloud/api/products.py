@@ -2,20 +2,15 @@
 
 import asyncio
 from http import HTTPStatus
-from typing import Any, Final
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Request
 
 from cloud.api.backend import Actor, Server
 from cloud.api.documents import NewProduct, ProductChange
 from cloud.api.naming import find_product
-from cloud.api.problems import ApiError
 from cloud.values import FirmwareView, ProductView
 
 router = APIRouter(tags=["products"])
-_METADATA: Final[dict[int | str, dict[str, Any]]] = {
-    HTTPStatus.OK.value: {"content": {"application/json": {"schema": {"type": "object"}}}}
-}
 
 
 @router.get("/products")
@@ -55,12 +50,3 @@ async def publish_role(server: Server, actor: Actor, product: str, request: Requ
     role = await request.body()
     await asyncio.to_thread(find_product, server.store, product)
     return await asyncio.to_thread(server.intake.publish_role, product, role, by=actor)
-
-
-@router.get("/metadata/{name}", response_class=Response, responses=_METADATA)
-def show_metadata(server: Server, name: str) -> Response:
-    """Return a file of the TUF metadata, byte for byte."""
-    content = server.repository.metadata(name)
-    if content is None:
-        raise ApiError(HTTPStatus.NOT_FOUND, "not_found", f"There is no metadata file {name!r:.80}.")
-    return Response(content, media_type="application/json")

@@ -40,6 +40,13 @@ class Audit:
         with self._database.reading() as session:
             return tuple(_view(row) for row in session.exec(query))
 
+    def last(self, subject: str) -> AuditView | None:
+        """Return the newest row about a subject, or None."""
+        query = select(AuditRow).where(col(AuditRow.subject) == subject).order_by(col(AuditRow.number).desc()).limit(1)
+        with self._database.reading() as session:
+            row = session.exec(query).first()
+            return None if row is None else _view(row)
+
 
 def audit(change: Change, actor: str, action: str, subject: str, *, before: Any = None, after: Any = None) -> AuditRow:
     """Add a decision to the record, within the transaction that carries it out; values are JSON or dataclasses."""
