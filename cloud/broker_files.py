@@ -22,7 +22,7 @@ from typing import Final
 from cryptography import x509
 
 from cloud.broker_config import DATA_DIRECTORY, PID_FILE, Listener, derive_secured_config, mosquitto_settings
-from cloud.durable import make_private_directory, write_durably
+from cloud.durable import PRIVATE_FILE, make_private_directory, write_durably
 from cloud.pki.issuing import CLOUD_NAME
 from cloud.roles import utc_now
 from protocol.errors import FleetliftError, ProtocolError
@@ -36,8 +36,7 @@ SERVICES_CA_FILE: Final = "services-ca.crt"
 CRL_FILE: Final = "revoked.crl"
 SERVER_FILE: Final = "server.pem"
 RELOAD_TIMEOUT_S: Final = 10.0
-_SHARED_FILE: Final = 0o640
-_PRIVATE_FILE: Final = 0o600
+SHARED_FILE: Final = 0o640
 _CRL_END: Final = b"-----END X509 CRL-----"
 _MAX_PID_BYTES: Final = 32
 
@@ -108,6 +107,7 @@ class BrokerFiles:
             raise BrokerFilesError(f"{self.directory} could not be made: {error.strerror}; nothing changed") from error
         files = ((ACL_FILE, acl), *lists, (SERVICES_CA_FILE, services_ca))
         changed = [self._write(name, data) for name, data in files]
+        self._share(self.server_file)
         return any(changed)
 
     def reload(self) -> bool:
@@ -168,16 +168,24 @@ class BrokerFiles:
     def _write(self, name: str, data: bytes) -> bool:
         path = self.directory / name
         try:
-            mode = _SHARED_FILE if self.directory.stat().st_mode & stat.S_ISGID else _PRIVATE_FILE
-            if self._read(name) == data and stat.S_IMODE(path.stat().st_mode) == mode:
-                return False
-            write_durably(path, data)
-            path.chmod(mode)
+            changed = self._read(name) != data
+            if changed:
+                write_durably(path, data)
         except OSError as error:
             raise BrokerFilesError(
-                f"{path} could not be written: {error.strerror}. The files after it are unchanged; it is tried again"
+                f"{path} could not be written: {error.strerror}. It is unchanged, and so are those after it; try again"
             ) from error
-        return True
+        self._share(path)
+        return changed
+
+    def _share(self, path: Path) -> None:
+        """Let the broker read a file, where it runs as somebody else and the directory says so."""
+        try:
+            mode = SHARED_FILE if self.directory.stat().st_mode & stat.S_ISGID else PRIVATE_FILE
+            if path.exists() and stat.S_IMODE(path.stat().st_mode) != mode:
+                path.chmod(mode)
+        except OSError as error:
+            raise BrokerFilesError(f"{path} could not be made readable for the broker: {error.strerror}") from error
 
 
 def _is_mosquitto(pid: int) -> bool:
