@@ -1,31 +1,31 @@
 """The agent's settings, read strictly from one TOML file: a key that is not known is refused by file, line and name.
 
 Paths are relative to the file. Everything is optional but what a device cannot do without: its id, product, hardware
-model, state directory and root of trust, the broker's URL, and at least one component.
+model, state directory and root of trust, the broker's URL, and at least one component. A device that enrols has its id
+and its broker's URL from there.
 """
 
 from __future__ import annotations
 
-import difflib
-import re
-import tomllib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from device_agent.admission import InstallPolicy
-from device_agent.connection import LinkSettings
+from device_agent.config_table import Table, read_table
 from device_agent.health import AliveCheck, Check, ExecCheck, HttpCheck
+from device_agent.identity.server import check_server
+from device_agent.identity.store import Identity, IdentityFilesError, IdentityStore
+from device_agent.link_settings import LinkSettings
 from protocol.chunks import MAX_BLOB_BYTES
-from protocol.errors import FleetliftError, UserError
+from protocol.errors import UserError
 from protocol.identity import check_id
 from protocol.topics import DEFAULT_ROOT, Topics
 from protocol.values import MAX_ATTRIBUTES, MAX_COMPONENTS
 
-MAX_CONFIG_BYTES: Final = 256 * 1024
-TOP_KEYS: Final = ("device", "broker", "updates", "components")
+TOP_KEYS: Final = ("device", "identity", "broker", "updates", "components")
 DEVICE_KEYS: Final = ("id", "product", "hardware_model", "state_dir", "root", "attributes", "control_socket")
 HEALTH_KEYS: Final = ("kind", "url", "command", "interval_s", "timeout_s")
 T = TypeVar("T")
@@ -91,6 +91,26 @@ class BrokerSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IdentitySettings:
+    """Where the device's key and certificate are, and the server (`https://host:8321`) that they are from."""
+
+    directory: Path
+    server: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApplicantSettings:
+    """What a device is told that is to be enrolled."""
+
+    identity: IdentitySettings
+    device_id: str | None
+    product: str
+    hardware_model: str
+    root: Path
+    broker_url: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AgentSettings:
     """Everything that the agent is told before it starts."""
 
@@ -103,6 +123,8 @@ class AgentSettings:
     broker: BrokerSettings
     updates: UpdateSettings
     components: Mapping[str, ComponentSettings]
+    identity: IdentitySettings | None
+    """None: the device is known by its broker's user name, if by anything."""
     control_socket: Path
     """Where the agent listens for its applications; `control.sock` in the state directory unless it is said."""
 
@@ -116,137 +138,69 @@ COMPONENT_KEYS: Final = tuple(name for name in _names_of(ComponentSettings) if n
 
 def load(path: Path) -> AgentSettings:
     """Read the settings; raises UserError that names the file, the line and the key."""
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_CONFIG_BYTES + 1)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; give the agent's settings with --config") from error
-    if len(raw) > MAX_CONFIG_BYTES:
-        raise UserError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes")
-    try:
-        text = raw.decode()
-        values = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not TOML: {error}") from error
-    top = _Table(path, text, (), values, known=TOP_KEYS)
+    top = read_table(path, known=TOP_KEYS)
+    identity = _identity(top)
+    enrolled = None if identity is None else _enrolled(top, identity)
     return AgentSettings(
-        **_device(top.table("device", known=DEVICE_KEYS)),
-        broker=_broker(top.table("broker", known=_names_of(BrokerSettings))),
+        **_device(top.table("device", known=DEVICE_KEYS), enrolled),
+        identity=identity,
+        broker=_broker(top.table("broker", {} if enrolled else ..., known=_names_of(BrokerSettings)), enrolled),
         updates=_updates(top.table("updates", {}, known=_names_of(UpdateSettings))),
         components=_components(top.table("components", known=None)),
     )
 
 
-class _Table:
-    """One table of the file. A key that is not known is told before anything else: it may be another one, mistyped."""
-
-    def __init__(
-        self, path: Path, text: str, names: tuple[str, ...], values: Mapping[str, Any], *, known: Collection[str] | None
-    ) -> None:
-        self.path = path
-        self.names = names
-        self._text = text
-        self._values = values
-        for key in values:
-            if known is not None and key not in known:
-                close = difflib.get_close_matches(key, known, n=1)
-                hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(sorted(known))}"
-                raise self.error(key, f"not a key of this table; {hint}")
-
-    def keys(self) -> list[str]:
-        return list(self._values)
-
-    def table(self, key: str, default: Any = ..., *, known: Collection[str] | None) -> _Table:
-        return _Table(self.path, self._text, (*self.names, key), self.take(key, dict, default), known=known)
-
-    def take(self, key: str, kind: type[T] | tuple[type, ...], default: Any = ...) -> Any:
-        if key not in self._values:
-            if default is ...:
-                raise self.error(None, f"{'.'.join((*self.names, key))} is missing")
-            return default
-        value = self._values[key]
-        # bool is an int to Python, and not to a person.
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            kinds = kind if isinstance(kind, tuple) else (kind,)
-            wanted = " or ".join(_KINDS.get(item, item.__name__) for item in kinds)
-            raise self.error(key, f"{wanted} is expected, not {value!r:.60}")
-        return value
-
-    def text(self, key: str, default: Any = ..., *, one_of: tuple[str, ...] = ()) -> Any:
-        value = self.take(key, str, default)
-        if one_of and value not in one_of:
-            raise self.error(key, f"{value!r:.60} is not one of {', '.join(one_of)}")
-        return value
-
-    def id(self, key: str) -> str:
-        value: str = self.take(key, str)
-        return self.checked(key, lambda: check_id(value))
-
-    def seconds(self, key: str, default: float, *, low: float = 0.0, high: float = 366 * 86_400.0) -> float:
-        value = float(self.take(key, (int, float), default))
-        if not low <= value <= high:
-            raise self.error(key, f"{value:g} is not {low:g} to {high:g} seconds")
-        return value
-
-    def whole(self, key: str, default: int | None, *, low: int, high: int) -> Any:
-        value = self.take(key, int, default)
-        if value is not None and not low <= value <= high:
-            raise self.error(key, f"{value} is not {low} to {high}")
-        return value
-
-    def file(self, key: str, default: Any = ...) -> Any:
-        value = self.take(key, str, default)
-        return None if value is None else (self.path.parent / value).absolute()
-
-    def words(self, key: str) -> tuple[str, ...]:
-        value = self.take(key, list, [])
-        if not all(isinstance(word, str) for word in value) or (value and not value[0]):
-            raise self.error(key, "a list of words is expected, the program first")
-        return tuple(value)
-
-    def texts(self, key: str) -> Mapping[str, str]:
-        value = self.take(key, dict, {})
-        if not all(isinstance(item, str) for item in value.values()):
-            raise self.error(key, "a table of texts is expected")
-        return dict(value)
-
-    def checked(self, key: str, check: Callable[[], T]) -> T:
-        try:
-            return check()
-        except FleetliftError as error:
-            raise self.error(key, str(error)) from error
-
-    def error(self, key: str | None, what: str) -> UserError:
-        name = ".".join((*self.names, key) if key else self.names)
-        line = self._line(key)
-        return UserError(f"{self.path}{f':{line}' if line else ''}: {f'{name}: ' if key else ''}{what}")
-
-    def _line(self, key: str | None) -> int | None:
-        """Return the line, from 1, on which the key stands, or the header of its table."""
-        table, inside, header_line = ".".join(self.names), "", None
-        if not key and not table:
-            return None
-        assignment = re.compile(rf"(?:^|[\s{{,.])[\"']?{re.escape(key or self.names[-1])}[\"']?\s*[=.]")
-        for number, line in enumerate(self._text.splitlines(), start=1):
-            if header := re.match(r"\s*\[\s*([^\[\]]+?)\s*\]", line):
-                inside = re.sub(r"[\s\"']", "", header[1])
-                if key and inside == f"{table}.{key}".lstrip("."):
-                    return number
-                header_line = number if inside == table else header_line
-            elif table.startswith(inside) and assignment.search(line.split("#")[0]):
-                return number
-        return header_line
+def load_applicant(path: Path) -> ApplicantSettings:
+    """Read of the settings what it takes to be enrolled; raises UserError as `load` does."""
+    top = read_table(path, known=TOP_KEYS)
+    identity, device = _identity(top), top.table("device", known=DEVICE_KEYS)
+    if identity is None:
+        raise top.error(None, "there is no [identity] with a directory; nothing was changed")
+    return ApplicantSettings(
+        identity=identity,
+        device_id=device.id("id", None),
+        product=device.id("product"),
+        hardware_model=device.id("hardware_model"),
+        root=device.file("root"),
+        broker_url=top.table("broker", {}, known=_names_of(BrokerSettings)).text("url", None),
+    )
 
 
-def _device(table: _Table) -> dict[str, Any]:
+def _identity(top: Table) -> IdentitySettings | None:
+    if "identity" not in top.keys():  # noqa: SIM118 - not a mapping
+        return None
+    table = top.table("identity", known=_names_of(IdentitySettings))
+    server = table.text("server", None)
+    if server is not None:
+        table.checked("server", lambda: check_server(server))
+    return IdentitySettings(directory=table.file("directory"), server=server)
+
+
+def _enrolled(top: Table, settings: IdentitySettings) -> Identity:
+    try:
+        identity = IdentityStore(settings.directory).load()
+    except IdentityFilesError as error:
+        raise UserError(str(error)) from error
+    if identity is None:
+        raise UserError(
+            f"{settings.directory} holds no identity: this device is not enrolled, and nothing was started. "
+            f"Do: fleetlift-agent enrol --config {top.path} --code-file CODE"
+        )
+    return identity
+
+
+def _device(table: Table, enrolled: Identity | None) -> dict[str, Any]:
     fields = {
-        "device_id": table.id("id"),
+        "device_id": table.id("id", enrolled.device_id if enrolled else ...),
         "product": table.id("product"),
         "hardware_model": table.id("hardware_model"),
         "state_dir": table.file("state_dir"),
         "root": table.file("root"),
         "attributes": table.texts("attributes"),
     }
+    for key, name in (("id", "device_id"), ("product", "product")):
+        if enrolled is not None and fields[name] != getattr(enrolled, name):
+            raise table.error(key, f"{fields[name]}, but the device is enrolled as {getattr(enrolled, name)}")
     fields["control_socket"] = table.file("control_socket", None) or fields["state_dir"] / "control.sock"
     attributes = fields["attributes"]
     if len(attributes) > MAX_ATTRIBUTES or any(len(key) > 64 or len(text) > 200 for key, text in attributes.items()):
@@ -254,20 +208,22 @@ def _device(table: _Table) -> dict[str, Any]:
     return fields
 
 
-def _broker(table: _Table) -> BrokerSettings:
-    root = table.text("topic_root", DEFAULT_ROOT)
+def _broker(table: Table, enrolled: Identity | None) -> BrokerSettings:
+    root = table.text("topic_root", enrolled.topic_root if enrolled else DEFAULT_ROOT)
     table.checked("topic_root", lambda: Topics(root))
     settings = BrokerSettings(
-        url=table.text("url"),
+        url=table.text("url", enrolled.broker_url if enrolled else ...),
         topic_root=root,
         username=table.text("username", None),
         password_file=table.file("password_file", None),
     )
-    table.checked("url", lambda: LinkSettings(url=settings.url, device_id="any"))
+    link = table.checked("url", lambda: LinkSettings(url=settings.url, device_id="any"))
+    if link.is_open:
+        raise table.error("url", f"{settings.url} would go over the network in the clear; use mqtts://")
     return settings
 
 
-def _updates(table: _Table) -> UpdateSettings:
+def _updates(table: Table) -> UpdateSettings:
     return UpdateSettings(
         enabled_at_start=table.take("enabled_at_start", bool, default=True),
         install=InstallPolicy(table.text("install", "available", one_of=tuple(InstallPolicy))),
@@ -278,7 +234,7 @@ def _updates(table: _Table) -> UpdateSettings:
     )
 
 
-def _components(table: _Table) -> Mapping[str, ComponentSettings]:
+def _components(table: Table) -> Mapping[str, ComponentSettings]:
     names = table.keys()
     if not 1 <= len(names) <= MAX_COMPONENTS:
         raise table.error(None, f"1 to {MAX_COMPONENTS} components are possible, each as [components.<name>]")
@@ -287,7 +243,7 @@ def _components(table: _Table) -> Mapping[str, ComponentSettings]:
     return {name: _component(name, table.table(name, known=COMPONENT_KEYS)) for name in names}
 
 
-def _component(name: str, table: _Table) -> ComponentSettings:
+def _component(name: str, table: Table) -> ComponentSettings:
     soak_s = table.seconds("soak_s", 10.0, high=86_400.0)
     settings = ComponentSettings(
         name=name,
@@ -313,7 +269,7 @@ def _component(name: str, table: _Table) -> ComponentSettings:
     return settings
 
 
-def _health(table: _Table) -> HealthSettings:
+def _health(table: Table) -> HealthSettings:
     kind = table.text("kind", "alive", one_of=("alive", "http", "exec"))
     url, command = table.text("url", None), table.words("command")
     if (kind == "http") is not (url is not None):
@@ -326,13 +282,3 @@ def _health(table: _Table) -> HealthSettings:
         interval_s=table.seconds("interval_s", 1.0, low=0.05, high=3600.0),
         timeout_s=table.seconds("timeout_s", 5.0, low=0.05, high=600.0),
     )
-
-
-_KINDS: Final[Mapping[type, str]] = {
-    str: "a text",
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    dict: "a table",
-    list: "a list",
-}

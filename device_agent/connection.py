@@ -13,9 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
@@ -23,70 +21,18 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from device_agent.link_settings import LinkError, LinkSettings
 from device_agent.receiving import OnBulk, Receiver
-from protocol.errors import FleetliftError
+from device_agent.tls import DeviceSocket, explain, is_refusal
 
 MAX_PACKET_BYTES: Final = 132 * 1024
 """The largest packet taken from the broker: 128 KiB with its headers, and some room for the topic."""
 MAX_FILTERS: Final = 64
 """The most filters in one SUBSCRIBE or UNSUBSCRIBE."""
-DEFAULT_PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
 _LOOP_S: Final = 1.0
 _CONNECTING_LOOP_S: Final = 0.1
 _UNSUPPORTED_VERSION: Final = 132  # MQTT 5, section 3.2.2.2; paho translates the 1 of MQTT 3.1.1 to it
 _LOG = logging.getLogger(__name__)
-
-
-class LinkError(FleetliftError):
-    """The broker's URL is not one, or the password cannot be read."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LinkSettings:
-    """Where the broker is, and how to behave towards it.
-
-    `url` is `mqtt://host[:1883]` or `mqtts://host[:8883]`; `tls` is the context for the latter (without one: the
-    system's certificate authorities). `password_file` is read at each connect. A bad URL raises LinkError.
-    """
-
-    url: str
-    device_id: str
-    username: str | None = None
-    password_file: Path | None = None
-    tls: ssl.SSLContext | None = None
-    keepalive_s: int = 30
-    session_expiry_s: int = 3600
-    connect_timeout_s: float = 10.0
-    """For each of: the TCP connection (and TLS handshake), and then the broker's answers to CONNECT and SUBSCRIBE."""
-    version_timeout_s: float = 3.0
-    """For the answer to CONNECT, until it is known which version the broker speaks: some wait instead of refusing."""
-    backoff_min_s: float = 1.0
-    backoff_max_s: float = 60.0
-    max_queued: int = 128
-    """Messages handed over and not yet acknowledged by the broker."""
-
-    def __post_init__(self) -> None:
-        self.address()
-
-    def address(self) -> tuple[str, str, int]:
-        """Return (scheme, host, port)."""
-        try:
-            parts = urlsplit(self.url)
-            host, port = parts.hostname, parts.port
-        except ValueError:
-            host, port, parts = None, None, urlsplit("")
-        if parts.scheme not in DEFAULT_PORTS or not host or parts.path.strip("/") or parts.username is not None:
-            raise LinkError(f"broker url {self.url!r:.200} is not like mqtt://host:1883 or mqtts://host:8883")
-        return parts.scheme, host, port or DEFAULT_PORTS[parts.scheme]
-
-    def password(self) -> str | None:
-        """Return the first line of the password file, if there is one; raises LinkError."""
-        if self.password_file is None:
-            return None
-        try:
-            return (self.password_file.read_text(encoding="utf-8").splitlines() or [""])[0]
-        except (OSError, UnicodeDecodeError) as error:
-            raise LinkError(f"the broker's password cannot be read from {self.password_file}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +48,10 @@ class End:
     silent: bool = False
     """It was there, and said nothing."""
     version_refused: bool = False
+    certificate_refused: bool = False
+    """The broker does not accept this device's certificate, and says so."""
+    wanted: bool = False
+    """It was ended by `reconnect`."""
 
 
 class Connection:
@@ -139,6 +89,8 @@ class Connection:
         self._up_since: float | None = None
         self._why = ""
         self._refused_version = False
+        self._failure: ssl.SSLError | None = None
+        self._reconnecting = False
         self._client: Receiver | None = self._make_client(will)
 
     @property
@@ -162,7 +114,11 @@ class Connection:
             client.connect(host, port, self._settings.keepalive_s, **arguments)
             return self._serve(client, stopping)
         except (OSError, ValueError) as error:  # ValueError: a certificate or a host name that is none
-            return End(why=f"{host}:{port}: {str(error) or type(error).__name__}", up_for_s=self._up_for_s())
+            return End(
+                why=f"{host}:{port}: {explain(error, time.time())}",
+                up_for_s=self._up_for_s(),
+                certificate_refused=is_refusal(error),
+            )
         finally:
             self._dispose(client)
 
@@ -191,6 +147,14 @@ class Connection:
             client.unsubscribe(list(names[first : first + MAX_FILTERS]))
         return True
 
+    def reconnect(self) -> None:
+        """End the connection, for another to follow at once."""
+        client = self._client
+        if client is not None and not self._closing:
+            self._reconnecting = True
+            if self._connected:
+                client.disconnect()
+
     def close(self, topic: str, farewell: bytes, timeout_s: float) -> None:
         """Publish a last retained message, wait for its acknowledgement, and disconnect; once."""
         client = self._client
@@ -217,8 +181,13 @@ class Connection:
         client.max_queued_messages_set(self._settings.max_queued)
         client.will_set(*will, qos=1, retain=True)
         if self._settings.address()[0] == "mqtts":
-            client.tls_set_context(self._settings.tls or ssl.create_default_context())
+            make = self._settings.tls or _system_context
+            try:
+                client.tls_set_context(make())
+            except (OSError, ValueError) as error:
+                raise LinkError(f"TLS is not possible: {error}") from error
         client.on_socket_open = _no_delay
+        client.on_socket_close = self._socket_closed
         client.on_socket_register_write = _write_in_the_loop_only
         client.on_connect = self._connack
         client.on_subscribe = self._suback
@@ -239,13 +208,22 @@ class Connection:
             if client._in_packet["remaining_length"] > MAX_PACKET_BYTES:  # noqa: SLF001
                 self._why = f"the broker sent a packet over {MAX_PACKET_BYTES} bytes"
                 break
+        failure = self._failure
+        if self._reconnecting:
+            self._why = "connecting anew, with the certificate of now"
+        elif failure is not None:
+            self._why = explain(failure, time.time())
+        elif not self._answered and not silent and self._settings.address()[0] == "mqtts":
+            self._why = "the broker ended the connection after the TLS handshake: it may not accept the certificate"
         return End(
             why=self._why or "the connection was lost",
             up_for_s=self._up_for_s(),
             answered=self._answered,
-            hung_up=not (self._answered or silent),
+            hung_up=not (self._answered or silent or failure),
             silent=silent,
             version_refused=self._refused_version,
+            certificate_refused=failure is not None and is_refusal(failure),
+            wanted=self._reconnecting,
         )
 
     def _up_for_s(self) -> float | None:
@@ -255,7 +233,11 @@ class Connection:
         # Without the callbacks there is no reference circle: the sockets close now, not when somebody collects it.
         self._client = None
         client.on_connect = client.on_subscribe = client.on_publish = client.on_disconnect = client.on_message = None
-        client.on_bulk = None
+        client.on_bulk = client.on_socket_close = None
+
+    def _socket_closed(self, _client: paho.Client, _user: Any, closed: Any) -> None:
+        if isinstance(closed, DeviceSocket):
+            self._failure = closed.failure
 
     def _send_subscribe(self, client: paho.Client, filters: Mapping[str, int]) -> set[int | None]:
         mids: set[int | None] = set()
@@ -278,6 +260,9 @@ class Connection:
             return
         self._session_present = flags.session_present
         self._connected = True  # before the filters are read: who subscribes from now on is sent at once
+        if self._reconnecting:
+            client.disconnect()
+            return
         wanted, unwanted = self._filters()
         self.unsubscribe(list(unwanted))
         self._awaited = self._send_subscribe(client, wanted)
@@ -349,6 +334,13 @@ class _Receipts:
         for name, code in zip(names, codes, strict=False):
             if code.is_failure:
                 self._on_denied(name, str(code))
+
+
+def _system_context() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    return context
 
 
 def _no_delay(_client: paho.Client, _user: Any, opened: Any) -> None:

@@ -17,13 +17,15 @@ class Desk:
         self._loop = loop
         self._gatekeeper = gatekeeper
         self.standing: Mapping[str, Any] = {}
+        self.contact: Callable[[], Mapping[str, Any]] = dict
+        """What else the status says: of the broker and the identity; called in any thread."""
         self.on_check: Callable[[], None] = _nothing
         self.on_confirm: Callable[[float], None] = lambda _at_s: None
         self.on_ready: Callable[[], None] = _nothing
 
     def status(self) -> dict[str, Any]:
         """Return how the device stood last."""
-        return {**self.standing, "updates_enabled": self._gatekeeper.enabled}
+        return {**self.standing, **self.contact(), "updates_enabled": self._gatekeeper.enabled}
 
     def disable(self, until: float | None, why: str) -> None:
         """Let no update start; durable before it returns."""

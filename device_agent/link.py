@@ -23,8 +23,10 @@ from typing import TypeVar
 
 from paho.mqtt.enums import MQTTProtocolVersion
 
-from device_agent.connection import Connection, End, LinkError, LinkSettings
+from device_agent.connection import Connection, End
+from device_agent.link_settings import LinkError, LinkSettings
 from device_agent.receiving import OnBulk
+from protocol.errors import FleetliftError
 from protocol.topics import Topics
 
 __all__ = ["Link", "LinkError", "LinkSettings"]
@@ -70,6 +72,7 @@ class Link:
         self._connection: Connection | None = None
         self._problem: str | None = "not started"
         self._stopping = threading.Event()
+        self._hurry = threading.Event()
         self._thread = threading.Thread(target=self._run, name="link", daemon=True)
 
     @property
@@ -102,11 +105,20 @@ class Link:
         """
         deadline = time.monotonic() + timeout_s
         self._stopping.set()
+        self._hurry.set()
         while self._thread.is_alive() and time.monotonic() < deadline:
             connection = self._connection  # perhaps a new one: it was being made when we said stop
             if connection is not None:
                 connection.close(self._presence_topic, self._guarded(self._will, b""), timeout_s / 2)
             self._thread.join(_JOIN_S)
+
+    def reconnect(self) -> None:
+        """End the connection and make another at once, with what is to be had now: for a new certificate."""
+        connection = self._connection
+        if connection is not None:
+            connection.reconnect()
+        else:
+            self._hurry.set()
 
     def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> bool:
         """Hand a message over; False when the link is down or too much waits for the broker."""
@@ -144,23 +156,25 @@ class Link:
         choice, failures = _VersionChoice(), 0
         while not self._stopping.is_set():
             end = self._connect_once(choice)
-            self._problem = end.why
+            news, self._problem = end.why != self._problem, end.why
             if self._stopping.is_set():
                 return
             if end.up_for_s is None:
-                _LOG.info("no link to the broker: %s", end.why)
+                _LOG.log(logging.WARNING if news else logging.DEBUG, "no link to the broker: %s", end.why)
             else:
                 _LOG.warning("the link to the broker went down: %s", end.why)
                 self._guarded(lambda why=end.why: self._on_down(why), None)  # type: ignore[misc]
-            if choice.learn(end):
+            if choice.learn(end) or end.wanted:
                 continue  # no failure: the same broker, at once, in the version that it may speak
             # A broker that accepts and hangs up at once (a client id used twice) is no better than one that is gone.
             lasting = (end.up_for_s or 0.0) > self._settings.backoff_max_s / 2
             failures = 0 if lasting else failures + 1
-            self._stopping.wait(self._delay_s(failures))
+            self._hurry.wait(self._delay_s(failures, refused=end.certificate_refused))
+            self._hurry.clear()
 
-    def _delay_s(self, failures: int) -> float:
-        ceiling = min(self._settings.backoff_max_s, self._settings.backoff_min_s * 2.0 ** min(failures, 16))
+    def _delay_s(self, failures: int, *, refused: bool) -> float:
+        longest_s = self._settings.refused_backoff_max_s if refused else self._settings.backoff_max_s
+        ceiling = min(longest_s, self._settings.backoff_min_s * 2.0 ** min(failures, 16))
         return ceiling * random.uniform(0.25, 1.0)  # noqa: S311 - to spread a fleet that lost its broker at one moment
 
     def _connect_once(self, choice: _VersionChoice) -> End:
@@ -177,7 +191,7 @@ class Link:
                 answer_timeout_s=None if choice.is_known else self._settings.version_timeout_s,
             )
             return self._connection.run(self._stopping)
-        except LinkError as error:
+        except FleetliftError as error:
             return End(why=str(error))
         except Exception as error:  # noqa: BLE001 - what the broker sent made paho stumble: the next client is a new one
             _LOG.exception("the link's loop failed")

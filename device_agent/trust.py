@@ -125,7 +125,7 @@ class DeviceTrust:
         self._floors: Mapping[str, int] = {}
         with _told("the root metadata that this device was given"):
             self._root = newest_root(directory, bootstrap_root)
-        self._clock_floor_s = self._read_clock_floor()
+        self._clock_floor_s = refreshed_at_s(directory)
         self._timestamp_version = self._read_timestamp_version()
 
     @property
@@ -254,18 +254,20 @@ class DeviceTrust:
         except OSError:
             return 0
 
-    def _read_clock_floor(self) -> float:
-        try:
-            floor_s = float(json.loads((self._directory / _CLOCK_FILE).read_bytes())["refreshed_at_s"])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            return 0.0
-        return floor_s if 0 <= floor_s <= _MAX_TIME_S else 0.0
-
     def _keep_clock_floor(self, now_s: float) -> None:
         if now_s >= self._clock_floor_s + _CLOCK_STEP_S:
             with _told("the time of the refresh"):
                 write_durably(self._directory / _CLOCK_FILE, json.dumps({"refreshed_at_s": now_s}).encode())
             self._clock_floor_s = now_s
+
+
+def refreshed_at_s(directory: Path) -> float:
+    """Return when the metadata in a DeviceTrust's directory was refreshed last, 0 if that is not known."""
+    try:
+        floor_s = float(json.loads((directory / _CLOCK_FILE).read_bytes())["refreshed_at_s"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return 0.0
+    return floor_s if 0 <= floor_s <= _MAX_TIME_S else 0.0
 
 
 def _ask_nobody(_name: str) -> bytes | None:

@@ -9,12 +9,18 @@ from typing import Final
 from device_agent.application import Application
 from device_agent.asks import MetadataFiles
 from device_agent.availability import Gatekeeper
+from device_agent.clock import DeviceClock
 from device_agent.components import Component
 from device_agent.config import AgentSettings, ComponentSettings
 from device_agent.control import ControlServer
 from device_agent.desk import Desk
 from device_agent.download_ports import DownloadSettings
 from device_agent.fetching import Fetching
+from device_agent.identity.access import IdentityAccess, device_clock
+from device_agent.identity.asking import Asking
+from device_agent.identity.keeper import IdentityKeeper
+from device_agent.identity.keys import default_keys
+from device_agent.identity.store import IdentityStore
 from device_agent.journal import Journal
 from device_agent.link import Link, LinkSettings
 from device_agent.loop import Loop, WorkerThread
@@ -23,8 +29,10 @@ from device_agent.slots.durable import make_directory
 from device_agent.slots.files import FilesSlots
 from device_agent.supervision import Supervisor
 from device_agent.system_service import SystemService
-from device_agent.trust import DeviceTrust
+from device_agent.tls import verifying_context
+from device_agent.trust import DeviceTrust, refreshed_at_s
 from protocol.errors import UserError
+from protocol.phases import Phase
 from protocol.topics import Topics
 from protocol.up import Asked
 
@@ -38,12 +46,16 @@ def wire(settings: AgentSettings) -> Runner:
     journal = Journal(state_dir / "journal.db", time.time)
     loop = Loop(time.monotonic)
     topics = Topics(settings.broker.topic_root)
+    store = None if settings.identity is None else IdentityStore(settings.identity.directory)
+    clock = device_clock(store, lambda: refreshed_at_s(state_dir / "metadata"))
+    access = None if store is None else IdentityAccess(store, clock)
     link = Link(
         LinkSettings(
             url=settings.broker.url,
             device_id=settings.device_id,
             username=settings.broker.username,
             password_file=settings.broker.password_file,
+            tls=access.broker if access is not None else lambda: verifying_context(None, clock),
         ),
         topics,
         # The runner is made below; the link calls nobody before it is started.
@@ -66,7 +78,7 @@ def wire(settings: AgentSettings) -> Runner:
     worker, prober = WorkerThread("worker"), WorkerThread("prober")
     # Bundles are looked into beside the worker: a way back must not wait for signatures.
     trust = DeviceTrust(
-        state_dir / "metadata", root, settings.product, ask=files.file, now=time.time, aside=prober.submit
+        state_dir / "metadata", root, settings.product, ask=files.file, now=clock.now, aside=prober.submit
     )
     fetching = Fetching(
         trust=trust,
@@ -81,6 +93,13 @@ def wire(settings: AgentSettings) -> Runner:
         refuse=journal.refuse,
         ask_for_bundle=lambda: files.ask_for(Asked.BUNDLE),
     )
+    keeper = None if store is None else _keeper(settings, store, clock, loop=loop, link=link, desk=desk)
+    desk.contact = lambda: {
+        "broker": {"url": settings.broker.url, "problem": link.problem},
+        "identity": None if keeper is None else keeper.status(),
+    }
+    if keeper is not None:
+        loop.post(keeper.start)
     runner = Runner(
         settings,
         journal=journal,
@@ -98,6 +117,25 @@ def wire(settings: AgentSettings) -> Runner:
         now=time.time,
     )
     return runner
+
+
+def _keeper(
+    settings: AgentSettings, store: IdentityStore, clock: DeviceClock, *, loop: Loop, link: Link, desk: Desk
+) -> IdentityKeeper:
+    identity = store.load()
+    if identity is None or settings.identity is None:
+        raise UserError(f"{store.directory} holds no identity any more; nothing was started")
+    server = settings.identity.server
+    return IdentityKeeper(
+        store,
+        identity,
+        asks=Asking(store, default_keys(), clock, lambda identity: server or identity.server),
+        link=link,
+        clock=clock,
+        loop=loop,
+        worker=WorkerThread("identity"),
+        is_idle=lambda: desk.standing.get("phase") == Phase.IDLE,
+    )
 
 
 def _prepare(settings: AgentSettings) -> bytes:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from device_agent.admission import InstallPolicy
-from device_agent.config import MAX_CONFIG_BYTES, load
+from device_agent.config import load
+from device_agent.config_table import MAX_CONFIG_BYTES
 from device_agent.health import AliveCheck, ExecCheck, HttpCheck
 from protocol.errors import UserError
 
