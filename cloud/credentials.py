@@ -58,6 +58,17 @@ class TokenDraft:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceDraft:
+    """A device that is to be made known; `token_sha256` enrols it, `line` is where an operator's file names it."""
+
+    device_id: str
+    hardware_model: str
+    groups: tuple[str, ...] = ()
+    token_sha256: str | None = None
+    line: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EnrolmentTokenView:
     """An enrolment token, but for its text, which nobody keeps."""
 

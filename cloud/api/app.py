@@ -6,13 +6,29 @@ from typing import Final
 from fastapi import Depends, FastAPI
 from fastapi.routing import APIRoute
 
-from cloud.api import blobs, devices, firmware, groups, metadata, otas, products, releases, system
+from cloud.api import (
+    authorities,
+    blobs,
+    devices,
+    enrolment,
+    enrolment_tokens,
+    firmware,
+    groups,
+    metadata,
+    otas,
+    products,
+    releases,
+    system,
+)
 from cloud.api.backend import Backend, authenticate
 from cloud.api.middleware import BodyLimit, NoteChanges
 from cloud.api.problems import ANSWERS, answer_errors
 
 PREFIX: Final = "/api/v1"
-ROUTERS: Final = (system, products, metadata, firmware, blobs, groups, releases, devices, otas)
+ROUTERS: Final = (
+    *(system, products, metadata, firmware, blobs, groups, releases, devices, otas),
+    *(enrolment_tokens, authorities),
+)
 
 
 def create_app(backend: Backend) -> FastAPI:
@@ -29,6 +45,7 @@ def create_app(backend: Backend) -> FastAPI:
     app.state.backend = backend
     for module in ROUTERS:
         app.include_router(module.router, prefix=PREFIX, dependencies=[Depends(authenticate)], responses=dict(ANSWERS))
+    app.include_router(enrolment.router, prefix=PREFIX, responses=dict(ANSWERS))  # devices have no bearer token
     app.include_router(system.probes)
     answer_errors(app)
     limit = backend.settings.server.max_request_bytes

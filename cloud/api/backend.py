@@ -14,6 +14,7 @@ from cloud.artifacts import Artifacts
 from cloud.changes import Changes
 from cloud.config import Settings
 from cloud.intake import Intake
+from cloud.pki.authorities import Authorities
 from cloud.refusals import Refusals
 from cloud.store.store import Store
 from cloud.trust import MetadataRepository
@@ -29,7 +30,7 @@ class Backend:
 
     `broker_url` is what devices are told, `base_url` what links in answers begin with; `why_not_ready` says in a word
     what keeps devices from being served, and nothing when all is well; `counters` gives what the loops have counted,
-    `refusals` what they refused of each device.
+    `refusals` what they refused of each device; `authorities` sign devices' certificates, where TLS is spoken.
     """
 
     store: Store
@@ -43,6 +44,7 @@ class Backend:
     why_not_ready: Callable[[], str] = str
     counters: Callable[[], Mapping[str, Mapping[str, int]]] = dict
     refusals: Refusals = field(default_factory=Refusals)
+    authorities: Authorities | None = None
 
     def link(self, *path: str | int) -> str:
         """Return the address of a page of the API."""

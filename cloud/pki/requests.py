@@ -84,9 +84,17 @@ def has_signed(certificate: x509.Certificate, signature: bytes, data: bytes) -> 
                 key.verify(signature, data, padding.PKCS1v15(), hashes.SHA256())
             case _:
                 key.verify(signature, data)
-    except (InvalidSignature, CertificateError, ValueError, UnsupportedAlgorithm):
+    except (InvalidSignature, CertificateError, ValueError, TypeError, UnsupportedAlgorithm):
         return False
     return True
+
+
+def certified_key_sha256(certificate: x509.Certificate) -> str:
+    """Return `key_sha256` of a certificate's key; raises CertificateError for one of a kind that is not taken."""
+    try:
+        return key_sha256(_usable(certificate.public_key()))
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise CertificateError("the certificate's key is of a kind that is not taken; nothing was issued") from None
 
 
 def key_sha256(key: DeviceKey) -> str:
@@ -103,6 +111,6 @@ def _usable(key: object) -> DeviceKey:
         case RSAPublicKey() if MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS and key.public_numbers().e == RSA_EXPONENT:
             return key
     raise CertificateError(
-        "the certificate request's key is of a kind that is not taken: make one on P-256 or P-384, Ed25519, or RSA "
+        "the key is of a kind that is not taken: make one on P-256 or P-384, Ed25519, or RSA "
         f"of {MIN_RSA_BITS} to {MAX_RSA_BITS} bits; nothing was issued"
     )

@@ -98,15 +98,7 @@ class Certificates:
         Raises NotFoundError.
         """
         with self._database.changing() as change:
-            device = device_row(change.session, device_id)
-            if device.revoked_at_ms is None:
-                return False
-            before = {"revoked_at_ms": device.revoked_at_ms}
-            device.revoked_at_ms = None
-            change.session.add(device)
-            audit(change, by, "device.readmitted", f"device/{device_id}", before=before)
-            mark(change, OutboxKind.ACCESS, [BROKER])
-            return True
+            return readmit(change, device_row(change.session, device_id), by=by)
 
     def revocations(self) -> Revocations:
         """Return what the broker is to refuse."""
@@ -150,6 +142,17 @@ class Certificates:
             col(CertificateRow.revoked_at_ms).is_(None),
             col(CertificateRow.not_after_ms) > self._database.now_ms(),
         )
+
+
+def readmit(change: Change, device: DeviceRow, *, by: str) -> bool:
+    """Let a revoked device enrol again, within a transaction; False if it was not revoked."""
+    if device.revoked_at_ms is None:
+        return False
+    audit(change, by, "device.readmitted", f"device/{device.id}", before={"revoked_at_ms": device.revoked_at_ms})
+    device.revoked_at_ms = None
+    change.session.add(device)
+    mark(change, OutboxKind.ACCESS, [BROKER])
+    return True
 
 
 def serial_text(serial: int) -> str:

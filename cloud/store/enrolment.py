@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import update
 from sqlmodel import col, or_, select
 
-from cloud.credentials import CertificateView, EnrolmentTokenView, TokenDraft
+from cloud.credentials import CertificateView, DeviceDraft, EnrolmentTokenView, TokenDraft
 from cloud.models import CertificateRow, DeviceRow, EnrolmentTokenRow
 from cloud.store.audit import audit
 from cloud.store.certificates import (
@@ -17,6 +17,7 @@ from cloud.store.certificates import (
     certificate_view,
     check_not_revoked,
     good_certificate,
+    readmit,
     revoke_certificates,
 )
 from cloud.store.devices import register
@@ -105,6 +106,28 @@ class Enrolment:
             made = _certify(change, row, device, (device_id, hardware_model, key_sha256), issue)
             return certificate_view(change.session.get_one(DeviceRow, device_id), made)
 
+    def prepare(
+        self, product: str, devices: Sequence[DeviceDraft], *, lifetime_s: int, again: bool = False, by: str
+    ) -> tuple[bool, ...]:
+        """Make devices known, each with a token of its own where it has one: all of them, or none.
+
+        Returns which of them are new. A device that is known is refused, unless it is to be enrolled `again` (one that
+        was revoked is let in then), or this very token was made for it already: so an answer may be lost.
+
+        Raises NotFoundError, InvalidError or ConflictError, which name the line of the draft at fault.
+        """
+        with self._database.changing() as change:
+            known = product_row(change.session, product).hardware_models
+            made = []
+            for draft in devices:
+                try:
+                    check_hardware(known, draft.hardware_model, product)
+                    made.append(_prepare(change, product, draft, lifetime_s=lifetime_s, again=again, by=by))
+                except (NotFoundError, InvalidError, ConflictError) as error:
+                    where = f"line {draft.line}: " if draft.line else ""
+                    raise type(error)(f"{where}{error}") from None
+            return tuple(made)
+
 
 def add_token(change: Change, draft: TokenDraft, *, by: str) -> EnrolmentTokenRow:
     """Record a token within somebody else's transaction; raises as `Enrolment.add` does."""
@@ -145,6 +168,35 @@ def add_token(change: Change, draft: TokenDraft, *, by: str) -> EnrolmentTokenRo
     }
     audit(change, by, "enrolment_token.added", f"enrolment-token/{name}", after=after)
     return row
+
+
+def _prepare(change: Change, product: str, draft: DeviceDraft, *, lifetime_s: int, again: bool, by: str) -> bool:
+    """Make one device known and give it its token; return whether it is new."""
+    device = change.session.get(DeviceRow, draft.device_id)
+    token = None
+    if draft.token_sha256 is not None:
+        token = TokenDraft(
+            sha256=draft.token_sha256,
+            product=product,
+            hardware_model=draft.hardware_model,
+            device_id=draft.device_id,
+            lifetime_s=lifetime_s,
+        )
+    repeated = token is not None and change.session.get(EnrolmentTokenRow, token.chosen_name) is not None
+    if device is None:
+        register(change, draft.device_id, product, draft.hardware_model, by=by)
+        add_to_groups(change, product, draft.device_id, draft.groups)
+    elif (device.product, device.hardware_model) != (product, draft.hardware_model):
+        raise ConflictError(
+            f"device {device.id} is a {device.hardware_model} of product {device.product}; nothing was changed"
+        )
+    elif not (again or repeated):
+        raise ConflictError(f"device {device.id} is registered already; nothing was changed. --again enrols it again")
+    elif again:
+        readmit(change, device, by=by)
+    if token is not None:
+        add_token(change, token, by=by)
+    return device is None
 
 
 def check_hardware(known: Sequence[str], hardware_model: str, product: str) -> None:

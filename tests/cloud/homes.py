@@ -20,6 +20,7 @@ from cloud.config import Home, Settings, load_settings
 from cloud.intake import Intake
 from cloud.keyring import Keyring, next_seq
 from cloud.online_key import OnlineKey
+from cloud.pki.authorities import Authorities
 from cloud.store.store import Store
 from cloud.trust import MetadataRepository
 from protocol.chunks import describe
@@ -148,6 +149,7 @@ def serve_api(home: OpenHome, **settings: Any) -> Iterator[Api]:
         settings=home.settings.model_copy(update={"server": server_settings}),
         base_url="http://api.test",
         broker_url="mqtt://broker.test:1883",
+        authorities=Authorities(home.home.ca) if home.home.ca.exists() else None,
     )
     server = uvicorn.Server(uvicorn.Config(create_app(backend), port=0, log_config=None, lifespan="off"))
     thread = threading.Thread(target=server.run, name="api")

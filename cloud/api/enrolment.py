@@ -1,0 +1,165 @@
+"""Enrolment as devices do it (docs/protocol.md): whom to trust, the first certificate for a token, and the next one.
+
+No bearer token is asked for here: the token in the request, or the key of the present certificate, is what counts.
+"""
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import logging
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any, Final, TypeVar
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel
+
+from cloud.api.backend import Backend, Server
+from cloud.api.problems import ApiError
+from cloud.credentials import CertificateView
+from cloud.pki.authorities import Authorities, IssuedCertificate
+from cloud.pki.requests import CertificateError, certified_key_sha256, has_signed, read_certificate, read_request
+from cloud.roles import ROOT
+from cloud.store.errors import RefusedError
+from protocol.codec import decode, to_plain
+from protocol.enrolment import RENEWAL_CONTEXT, Enrolled, EnrolmentRequest, RenewalRequest, TrustDocument
+
+_log = logging.getLogger(__name__)
+_JSON_BODY: Final[dict[str, Any]] = {
+    "requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}
+}
+STATUSES: Final = {
+    "name_taken": HTTPStatus.CONFLICT,
+    "key_taken": HTTPStatus.CONFLICT,
+    "too_many_certificates": HTTPStatus.TOO_MANY_REQUESTS,
+}
+"""What a refusal is answered with; any other with 403."""
+DAY_MS: Final = 24 * 3600 * 1000
+T = TypeVar("T")
+
+router = APIRouter(tags=["enrolment"])
+
+
+class TrustAnswer(BaseModel):
+    """The authorities of the servers in PEM, newest first, and the text of every root metadata, oldest first."""
+
+    ca: str
+    roots: tuple[str, ...]
+
+
+class EnrolledAnswer(BaseModel):
+    """A device's certificate (PEM, itself alone), and what it needs to connect."""
+
+    device_id: str
+    product: str
+    certificate: str
+    ca: str
+    broker_url: str
+    topic_root: str
+    not_before_ms: int
+    not_after_ms: int
+
+
+@router.get("/enrolment/trust")
+def show_trust(server: Server) -> TrustAnswer:
+    """Return what a device picks from by the hashes in its enrolment code."""
+    names = [f"{version}.{ROOT}.json" for version in range(1, server.repository.root_version + 1)]
+    found = [server.repository.metadata(name) for name in names]
+    document = TrustDocument(ca=_bundle(server), roots=tuple(root.decode() for root in found if root is not None))
+    return TrustAnswer(**to_plain(document))
+
+
+@router.post("/enrolment", status_code=HTTPStatus.CREATED, openapi_extra=_JSON_BODY)
+async def enrol(server: Server, request: Request) -> EnrolledAnswer:
+    """Give a device that has a token its first certificate; the server sets the name in it."""
+    wanted = decode(await request.body(), EnrolmentRequest)
+    return await asyncio.to_thread(_enrol, server, wanted)
+
+
+@router.post("/enrolment/renewal", openapi_extra=_JSON_BODY)
+async def renew(server: Server, request: Request) -> EnrolledAnswer:
+    """Give a device that has its present certificate's key the next one."""
+    wanted = decode(await request.body(), RenewalRequest)
+    return await asyncio.to_thread(_renew, server, wanted)
+
+
+def authorities_of(server: Backend) -> Authorities:
+    """Return the server's authorities; raises ApiError where there are none."""
+    if server.authorities is None:
+        message = "This server works without TLS, on one machine alone, and gives out no certificates."
+        raise ApiError(HTTPStatus.CONFLICT, "no_certificates", message)
+    return server.authorities
+
+
+def _enrol(server: Backend, wanted: EnrolmentRequest) -> EnrolledAnswer:
+    authorities, csr = authorities_of(server), wanted.csr.encode()
+    token = hashlib.sha256(wanted.token.encode()).hexdigest()
+
+    def give() -> CertificateView:
+        key = read_request(csr).key_sha256
+        return server.store.enrolment.enrol(
+            token, wanted.device_id, wanted.hardware_model, key, _issuer(authorities, csr)
+        )
+
+    return _answer(server, _refusing(give, "enrolment", wanted.device_id))
+
+
+def _renew(server: Backend, wanted: RenewalRequest) -> EnrolledAnswer:
+    authorities, csr = authorities_of(server), wanted.csr.encode()
+
+    def give() -> CertificateView:
+        request = read_request(csr)
+        present = read_certificate(wanted.certificate.encode())
+        if not has_signed(present, _signature(wanted.signature), RENEWAL_CONTEXT + request.der):
+            raise RefusedError("bad_signature", "The present certificate's key did not sign this request.")
+        return server.store.certificates.renew(
+            present.serial_number,
+            certified_key_sha256(present),
+            request.key_sha256,
+            _issuer(authorities, csr),
+            grace_ms=server.settings.devices.renewal_grace_days * DAY_MS,
+        )
+
+    return _answer(server, _refusing(give, "renewal", "a device"))
+
+
+def _issuer(authorities: Authorities, csr: bytes) -> Callable[[str], IssuedCertificate]:
+    return lambda device_id: authorities.issue_device(csr, device_id)
+
+
+def _refusing(give: Callable[[], T], what: str, who: str) -> T:
+    try:
+        return give()
+    except (RefusedError, CertificateError) as error:
+        _log.info("%s of %s was refused: %s", what, who, error.code)
+        if isinstance(error, CertificateError):
+            status = HTTPStatus.UNPROCESSABLE_ENTITY
+        else:
+            status = STATUSES.get(error.code, HTTPStatus.FORBIDDEN)
+        raise ApiError(status, error.code, str(error)) from None
+
+
+def _signature(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return b""
+
+
+def _answer(server: Backend, certificate: CertificateView) -> EnrolledAnswer:
+    enrolled = Enrolled(
+        device_id=certificate.device_id,
+        product=certificate.product,
+        certificate=certificate.pem,
+        ca=_bundle(server),
+        broker_url=server.broker_url,
+        topic_root=server.settings.broker.topic_root,
+        not_before_ms=certificate.not_before_ms,
+        not_after_ms=certificate.not_after_ms,
+    )
+    return EnrolledAnswer(**to_plain(enrolled))
+
+
+def _bundle(server: Backend) -> str:
+    return authorities_of(server).trusted("services").decode("ascii")
