@@ -13,8 +13,10 @@ def test_what_is_the_name_of_a_metadata_file(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", "root", "0.root.json", "../root.json", "1/root.json", "1.root.json\n", "Root.json", "1\u0663.root.json"]
-    + ["12345678901.root.json", "a" * 65 + ".json", "1.2.root.json"],
+    [
+        *("", "root", "0.root.json", "../root.json", "1/root.json", "1.root.json\n", "Root.json", "1\u0663.root.json"),
+        *("12345678901.root.json", "a" * 65 + ".json", "1.2.root.json"),
+    ],
 )
 def test_what_is_none(name: str) -> None:
     with pytest.raises(MessageError):
