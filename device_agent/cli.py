@@ -21,14 +21,23 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 import click
 
-from device_agent.config import load
+from device_agent.clock import describe as describe_time
+from device_agent.config import load, load_applicant
 from device_agent.contact import AGENT_VERSION
+from device_agent.identity.access import device_clock
+from device_agent.identity.enrolling import Applicant
+from device_agent.identity.enrolling import enrol as enrol_device
+from device_agent.identity.keys import default_keys
+from device_agent.identity.store import IdentityStore
 from device_agent.sdk import Updates, UpdatesError, UpdatesUnavailableError
 from device_agent.wiring import wire
-from protocol.errors import FleetliftError, UserError
+from protocol.enrolment import EnrolmentCode, read_code
+from protocol.errors import EnrolmentError, FleetliftError, UserError
+from protocol.identity import check_id
 
 CONFIG_VARIABLE: Final = "FLEETLIFT_AGENT_CONFIG"
 DEFAULT_CONFIG: Final = Path("/etc/fleetlift/agent.toml")
+MAX_CODE_FILE: Final = 4096
 SCOPES: Final = ("download", "install", "restart")
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _LOG = logging.getLogger(__name__)
@@ -99,6 +108,70 @@ def run(config: Path, verbose: bool) -> None:
         signal.signal(number, lambda _number, _frame: runner.stop())
     _LOG.info("agent of %s, process %d, state in %s", settings.device_id, os.getpid(), settings.state_dir)
     runner.run()
+
+
+@main.command()
+@_CONFIG
+@click.option(
+    "--code-file", required=True, metavar="FILE", help="The file with the enrolment code; - is standard input."
+)
+@click.option("--server", metavar="URL", help="https://host:8321; by default what the settings say.")
+@click.option("--device-id", metavar="ID", help="Who it is to be; by default what the settings say.")
+@click.option("--hardware", metavar="MODEL", help="Its hardware model; by default what the settings say.")
+@click.option("--again", is_flag=True, help="Also if the device has an identity: it is replaced.")
+@_told
+def enrol(
+    *, config: Path, code_file: str, server: str | None, device_id: str | None, hardware: str | None, again: bool
+) -> None:
+    """Make this device one of the fleet, by a code from an operator; what was cut off is simply done again."""
+    settings = load_applicant(config)
+    store = IdentityStore(settings.identity.directory)
+    known = None if again else store.load()
+    if known is not None:
+        ends = describe_time(known.not_after_ms / 1000)
+        click.echo(
+            f"{known.device_id} is enrolled already, with a certificate until {ends}; nothing was changed", err=True
+        )
+        return
+    name, url = device_id or settings.device_id, server or settings.identity.server
+    if name is None or url is None:
+        raise UserError(
+            f"{config} has no [device] id; give --device-id. Nothing was changed"
+            if name is None
+            else f"{config} has no server in [identity]; give --server. Nothing was changed"
+        )
+    if settings.device_id not in (None, name):
+        raise UserError(f"{config} says that this is {settings.device_id}, not {name}; nothing was changed")
+    identity = enrol_device(
+        Applicant(
+            device_id=check_id(name, "--device-id"),
+            product=settings.product,
+            hardware_model=check_id(hardware or settings.hardware_model, "--hardware"),
+            root=settings.root,
+        ),
+        _code(code_file),
+        url,
+        store,
+        keys=default_keys(),
+        clock=device_clock(store, lambda: 0.0),
+        say=lambda text: click.echo(text, err=True),
+    )
+    ends = describe_time(identity.not_after_ms / 1000)
+    click.echo(f"{identity.device_id} of {identity.product} is enrolled; its certificate ends {ends}", err=True)
+    if settings.broker_url not in (None, identity.broker_url):
+        click.echo(
+            f"note: the server says that the broker is {identity.broker_url}, the settings say otherwise", err=True
+        )
+
+
+def _code(file: str) -> EnrolmentCode:
+    try:
+        with click.open_file(file, encoding="utf-8") as opened:
+            return read_code(opened.read(MAX_CODE_FILE))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: the enrolment code cannot be read: {error}; nothing was changed") from error
+    except EnrolmentError as error:
+        raise UserError(f"{file}: {error}; nothing was changed") from error
 
 
 @main.command()
@@ -234,9 +307,22 @@ def _described(found: dict[str, Any]) -> list[str]:
     until = f" until {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(until_ms / 1000))}" if until_ms else ""
     lines.append(f"updates    {enabled}{until}" + (", forced" if found.get("updates_forced") else ""))
     lines += [f"hold       {hold['owner']}: {', '.join(hold['scope'])}" for hold in found.get("holds", [])]
+    lines += _described_contact(found.get("broker") or {}, found.get("identity") or {})
     refused = found.get("refused", {})
     if refused:
         lines.append("refused    " + ", ".join(f"{code} {count}" for code, count in sorted(refused.items())))
+    return lines
+
+
+def _described_contact(broker: dict[str, Any], identity: dict[str, Any]) -> list[str]:
+    lines = [f"broker     {broker['problem']}"] if broker.get("problem") else []
+    if identity:
+        ends, due = (describe_time(identity[key] / 1000) for key in ("not_after_ms", "renewal_due_ms"))
+        lines.append(f"identity   {identity['device_id']}, certificate until {ends}, renewed from {due}")
+        if identity["problem"]:
+            lines.append(f"           {identity['problem']}")
+        if identity["clock_behind"]:
+            lines.append("           the clock is behind: certificates are not judged by it")
     return lines
 
 
