@@ -274,6 +274,7 @@ async def _run(parts: Parts, operator: Operator) -> None:
         why_not_ready=lambda: "" if link.is_connected else "the broker is not reached",
         counters=lambda: _counters(service, link, streams),
         refusals=refusals,
+        authorities=parts.security.authorities if parts.security else None,
     )
     config = uvicorn.Config(
         create_app(backend),
