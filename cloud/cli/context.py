@@ -10,14 +10,17 @@ from typing import Any, Final, TypeVar
 import click
 
 from cloud.cli.client import ApiClient
+from cloud.cli.passphrases import passphrases_from
 from cloud.cli.render import Output, OutputFormat
 from cloud.config import Home, OperatorContext, load_context
+from cloud.keys.passphrases import Passphrases
 from protocol.errors import UserError
 
 SERVER_VARIABLE: Final = "FLEETLIFT_SERVER"
 TOKEN_VARIABLE: Final = "FLEETLIFT_TOKEN_FILE"  # noqa: S105 - a file's name
 MAX_TOKEN_BYTES: Final = 1024
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., object])
 
 
 @dataclass
@@ -27,6 +30,8 @@ class Operator:
     home_option: Path | None = None
     server_option: str | None = None
     token_option: Path | None = None
+    passphrase_option: Path | None = None
+    no_passphrase: bool = False
     output: Output = field(default_factory=Output)
 
     @cached_property
@@ -51,6 +56,11 @@ class Operator:
     def ca(self) -> Path | None:
         """What the server's certificate is checked by; None for the system's list."""
         return self.home.operator / self.context.ca if self.context.ca else None
+
+    @cached_property
+    def passphrases(self) -> Passphrases:
+        """The passphrases of private keys: of `--passphrase-file`, or asked for at the terminal."""
+        return passphrases_from(self.passphrase_option, self.output.warn, without=self.no_passphrase)
 
     def product(self, option: str | None) -> str:
         """Return the product of an option, else of the context; raises UserError."""
@@ -104,6 +114,14 @@ def _set_token(operator: Operator, value: Path) -> None:
     operator.token_option = value
 
 
+def _set_passphrase(operator: Operator, value: Path) -> None:
+    operator.passphrase_option = value
+
+
+def _set_no_passphrase(operator: Operator, value: bool) -> None:
+    operator.no_passphrase = value
+
+
 def _common(setter: Callable[[Operator, Any], None]) -> Callable[[click.Context, click.Parameter, Any], None]:
     def take(ctx: click.Context, _parameter: click.Parameter, value: Any) -> None:
         if value is not None:
@@ -145,6 +163,28 @@ def common_options() -> list[click.Parameter]:
             help="The file with the API token (FLEETLIFT_TOKEN_FILE; default: in the home).",
         ),
     ]
+
+
+def passphrase_option(function: F) -> F:
+    """Add the option for commands that use private keys."""
+    return click.option(
+        "--passphrase-file",
+        type=click.Path(path_type=Path),
+        expose_value=False,
+        callback=_common(_set_passphrase),
+        help="A file whose first line is the keys' passphrase (FLEETLIFT_PASSPHRASE_FILE; default: you are asked).",
+    )(function)
+
+
+def no_passphrase_option(function: F) -> F:
+    """Add the option for commands that make private keys."""
+    return click.option(
+        "--no-passphrase",
+        is_flag=True,
+        expose_value=False,
+        callback=_common(_set_no_passphrase),
+        help="Make keys without a passphrase: whoever gets their files can sign.",
+    )(function)
 
 
 class Command(click.Command):

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+from tuf.api.metadata import Targets  # type: ignore[attr-defined]  # tuf exports it without saying so
 
-from cloud.cli.context import Group, Operator, pass_operator
+from cloud.cli.context import Group, Operator, pass_operator, passphrase_option
 from cloud.cli.packaging import (
     Package,
     current_role,
@@ -25,6 +26,9 @@ from cloud.cli.packaging import (
 )
 from cloud.cli.render import Column, moment, size
 from cloud.durable import write_durably
+from cloud.keyring import Keyring
+from cloud.keys.drafts import Draft
+from cloud.roles import parse
 from protocol.codec import to_plain
 from protocol.errors import UserError
 
@@ -90,6 +94,7 @@ def build(operator: Operator, *, source: Path, to: Path | None, **facts: Any) ->
 )
 @click.option("--to", type=click.Path(path_type=Path), help="The signed role to write (default: beside the image).")
 @facts_options
+@passphrase_option
 @pass_operator
 def sign_(operator: Operator, *, image: Path, role: Path | None, to: Path | None, **facts: Any) -> None:
     """Sign IMAGE into its product's role, offline: the server is not asked.
@@ -104,14 +109,29 @@ def sign_(operator: Operator, *, image: Path, role: Path | None, to: Path | None
             raise UserError(
                 f"this home has seen no role of product {product}. Nothing was signed; give one with --role."
             )
-        signed = sign(keyring, current, package)
+        signed = sign(keyring, current, package, partial=True)
+        missing = _missing(keyring, product, signed)
     path = to or image.with_name(image.name + ROLE_SUFFIX)
     write_durably(path, signed)
     save(package)
-    operator.output.record({"product": product, "version": package.description.version, "role": str(path)}, SIGNED)
+    if missing:
+        operator.output.say(f"{missing} more must sign it: `fleetlift key sign {path}`, each with a key of his own.")
+    row = {"product": product, "version": package.description.version, "role": str(path), "missing": missing}
+    operator.output.record(row, SIGNED)
 
 
-SIGNED = (Column("product", "product"), Column("version", "version"), Column("signed role", "role"))
+def _missing(keyring: Keyring, product: str, role: bytes) -> int:
+    """Return how many signatures a role lacks."""
+    draft = Draft(roles={product: parse(role, Targets, product)})
+    return sum(max(0, demand.threshold - len(demand.signed)) for demand in draft.demands(keyring.known))
+
+
+SIGNED = (
+    Column("product", "product"),
+    Column("version", "version"),
+    Column("signed role", "role"),
+    Column("signatures missing", lambda row: row.get("missing", 0)),
+)
 
 
 @firmware.command("upload")
@@ -120,6 +140,7 @@ SIGNED = (Column("product", "product"), Column("version", "version"), Column("si
     "--role", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The role that `firmware sign` wrote."
 )
 @facts_options
+@passphrase_option
 @pass_operator
 def upload_(operator: Operator, *, image: Path, role: Path | None, **facts: Any) -> None:
     """Send IMAGE and its signed role; without --role it is signed now, on top of the server's role."""

@@ -14,7 +14,7 @@ import click
 from cloud.api.backend import hash_token
 from cloud.artifacts import Artifacts
 from cloud.broker import find_mosquitto
-from cloud.cli.context import Command, Operator, pass_operator
+from cloud.cli.context import Command, Operator, no_passphrase_option, pass_operator, passphrase_option
 from cloud.cli.render import Column
 from cloud.cli.securing import check_name, reachable_host, secure, url_of
 from cloud.config import (
@@ -32,6 +32,7 @@ from cloud.config import (
 from cloud.durable import make_private_directory, sync_directory, write_durably
 from cloud.intake import Intake
 from cloud.keyring import Keyring
+from cloud.keys.passphrases import Passphrases
 from cloud.online_key import OnlineKey
 from cloud.store.store import Store
 from cloud.trust import MetadataRepository
@@ -101,6 +102,8 @@ class Plan:
 @click.option("--broker-port", type=click.IntRange(0, 65535), default=DEFAULT_BROKER_PORT, help="For devices.")
 @click.option("--cloud-port", type=click.IntRange(0, 65535), help="The broker's port for the server itself.")
 @click.option("--plain", is_flag=True, help="Without TLS, for this machine alone.")
+@passphrase_option
+@no_passphrase_option
 @pass_operator
 def init(
     operator: Operator,
@@ -136,7 +139,7 @@ def init(
     )
     check_plan(plan)
     home = operator.home
-    make_home(home, plan)
+    make_home(home, plan, operator.passphrases)
     say = operator.output.say
     say(f"Made {home.root}:")
     say(f"  {home.cloud}: what the server needs. Run it with `fleetlift serve`.")
@@ -181,7 +184,7 @@ def check_plan(plan: Plan) -> None:
         raise UserError(f"without TLS the server listens on loopback alone, not on {plan.host}. Nothing was made.")
 
 
-def make_home(home: Home, plan: Plan) -> None:
+def make_home(home: Home, plan: Plan, passphrases: Passphrases | None = None) -> None:
     """Make a home; raises UserError if something is there already, and leaves nothing behind when it fails."""
     try:
         if home.root.exists() and (not home.root.is_dir() or any(home.root.iterdir())):
@@ -193,7 +196,7 @@ def make_home(home: Home, plan: Plan) -> None:
         home.root.parent.mkdir(parents=True, exist_ok=True)
         scratch = home.root.with_name(f".{home.root.name}.{secrets.token_hex(4)}")
         try:
-            _fill(Home(scratch), plan, home)
+            _fill(Home(scratch), plan, home, passphrases)
             scratch.rename(home.root)
             sync_directory(home.root.parent)
         finally:
@@ -202,14 +205,14 @@ def make_home(home: Home, plan: Plan) -> None:
         raise UserError(f"{home.root} could not be made: {error.strerror or error}. Nothing was changed.") from error
 
 
-def _fill(home: Home, plan: Plan, final: Home) -> None:
+def _fill(home: Home, plan: Plan, final: Home, passphrases: Passphrases | None) -> None:
     """Make everything in `home`, which is going to be `final`."""
     for directory in (home.root, home.cloud, home.broker, home.operator):
         make_private_directory(directory)
     write_durably(home.settings_file, _settings_text(plan).encode())
     settings = load_settings(home.settings_file)
     online = OnlineKey.load_or_create(online_key_path(home, settings))
-    keyring = Keyring.create(home.keys, online.public)
+    keyring = Keyring.create(home.keys, online.public, passphrases=passphrases)
     repository = MetadataRepository.create(
         home.storage_path(settings.storage.metadata), online, roots=keyring.roots(), targets=keyring.targets()
     )

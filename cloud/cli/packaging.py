@@ -154,7 +154,7 @@ def save(package: Package) -> Path:
 @contextmanager
 def open_keyring(operator: Operator) -> Iterator[Keyring]:
     """Open the operator's keyring for one process at a time."""
-    keyring = Keyring(operator.home.keys)
+    keyring = Keyring(operator.home.keys, passphrases=operator.passphrases)
     lock = os.open(operator.home.keys, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -163,8 +163,10 @@ def open_keyring(operator: Operator) -> Iterator[Keyring]:
         os.close(lock)
 
 
-def sign(keyring: Keyring, role: bytes, package: Package) -> bytes:
+def sign(keyring: Keyring, role: bytes, package: Package, *, partial: bool = False) -> bytes:
     """Return the product's role with the package in it; the same role if it is in there already.
+
+    With `partial` it may lack the signatures of other release managers.
 
     Raises:
         UserError: the version is signed already with another image (exit code 5).
@@ -187,7 +189,7 @@ def sign(keyring: Keyring, role: bytes, package: Package) -> bytes:
         notes=said.notes,
         data_schema=said.data_schema,
     )
-    return keyring.sign_firmware(role, manifest, package.ref.size_bytes, package.ref.digest)
+    return keyring.sign_firmware(role, manifest, package.ref.size_bytes, package.ref.digest, partial=partial)
 
 
 def version_taken(said: Description) -> UserError:
@@ -248,12 +250,14 @@ def publish(operator: Operator, package: Package) -> None:
 
 
 def follow_targets(operator: Operator, keyring: Keyring) -> None:
-    """Take note of delegations that another keyring made."""
+    """Take note of roots and delegations that another keyring made."""
+    keyring.known.follow_roots(lambda name: operator.api.read("metadata", name))
     if targets := operator.api.read("metadata", "targets.json"):
         keyring.record(targets)
 
 
 def record(operator: Operator, keyring: Keyring, product: str) -> None:
     """Remember what the server has taken, to recognise an older answer later."""
+    keyring.known.follow_roots(lambda name: operator.api.read("metadata", name))
     if targets := operator.api.read("metadata", "targets.json"):
         keyring.record(targets, (product, current_role(operator, product)))

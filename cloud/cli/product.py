@@ -2,9 +2,9 @@
 
 import click
 
-from cloud.cli.context import Group, Operator, pass_operator
+from cloud.cli.context import Group, Operator, no_passphrase_option, pass_operator, passphrase_option
+from cloud.cli.packaging import follow_targets, open_keyring
 from cloud.cli.render import Column, moment, plural
-from cloud.keyring import Keyring
 
 COLUMNS = (
     Column("product", "product"),
@@ -24,12 +24,14 @@ def product() -> None:
 @product.command("create")
 @click.argument("name")
 @click.option("--hardware", multiple=True, required=True, metavar="MODEL", help="A hardware model; may be repeated.")
+@passphrase_option
+@no_passphrase_option
 @pass_operator
 def create(operator: Operator, *, name: str, hardware: tuple[str, ...]) -> None:
     """Make a product: its signing key stays here, the server gets what it signed."""
-    keyring = Keyring(operator.home.keys)
-    current = operator.api.read("metadata", "targets.json")
-    delegation = keyring.delegate(name, current)
+    with open_keyring(operator) as keyring:
+        follow_targets(operator, keyring)
+        delegation = keyring.delegate(name)
     body = {
         "product": name,
         "hardware_models": list(hardware),

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from cloud.cli.client import Json
-from cloud.cli.context import Command, Operator, pass_operator
+from cloud.cli.context import Command, Operator, pass_operator, passphrase_option
 from cloud.cli.options import PERCENTAGE, timeout_option, wait_option, yes_option
 from cloud.cli.outlook import tell_forecast
 from cloud.cli.packaging import (
@@ -46,6 +46,7 @@ from protocol.identity import EVERYONE, check_version
 )
 @click.option("--description", default="", metavar="TEXT")
 @facts_options
+@passphrase_option
 @yes_option
 @wait_option
 @timeout_option

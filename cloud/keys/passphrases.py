@@ -66,7 +66,12 @@ class Passphrases:
         return self._secrets[what]
 
     def for_new_keys(self) -> bytes | None:
-        """Return the passphrase for keys that are made now, the same for all; raises PassphraseError for a weak one."""
+        """Return the passphrase for keys that are made now: the one that opened another key, else one that is chosen.
+
+        Raises PassphraseError for a weak one.
+        """
+        if self._known and not self._has_chosen:
+            return self._known[0]
         if not self._has_chosen:
             chosen = self._choose()
             self._chosen = None if chosen is None else check_passphrase(chosen).encode()
