@@ -1,0 +1,1 @@
+"""Tests of the conformance client, which others run the public suite against."""
