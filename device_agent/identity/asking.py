@@ -11,7 +11,7 @@ from device_agent.clock import DeviceClock
 from device_agent.identity.access import IdentityAccess
 from device_agent.identity.certificates import blocks
 from device_agent.identity.keys import Keys, der_of
-from device_agent.identity.server import EnrolmentServer, ServerError
+from device_agent.identity.server import KEY_TAKEN, EnrolmentServer, ServerError
 from device_agent.identity.store import Identity, IdentityStore
 from device_agent.tls import verifying_context
 from protocol.enrolment import RENEWAL_CONTEXT, RenewalRequest
@@ -35,13 +35,17 @@ class Asking:
         key = self._store.next_key(self._keys)
         request = self._keys.request(key, identity.device_id)
         signature = self._keys.sign(self._store.pair(identity), RENEWAL_CONTEXT + der_of(request))
-        answer = self._server(url).renew(
-            RenewalRequest(
-                certificate=self._store.certificate_of(identity),
-                csr=request,
-                signature=base64.b64encode(signature).decode(),
-            )
+        message = RenewalRequest(
+            certificate=self._store.certificate_of(identity),
+            csr=request,
+            signature=base64.b64encode(signature).decode(),
         )
+        try:
+            answer = self._server(url).renew(message)
+        except ServerError as error:
+            if error.code == KEY_TAKEN:
+                self._store.drop_key()
+            raise
         answer = dataclasses.replace(answer, ca=self._proved(url, answer.ca))
         return self._store.adopt(answer, url, device_id=identity.device_id, product=identity.product)
 

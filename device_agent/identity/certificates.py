@@ -58,7 +58,7 @@ def rehearse(pair: Path, certificate: str) -> Certificate:
         names = [value for part in peer["subject"] for key, value in part if key == "commonName"]
         return Certificate(
             name=names[0] if len(names) == 1 else "",
-            serial=str(peer["serialNumber"]).lower(),
+            serial=format(int(str(peer["serialNumber"]), 16), "x"),
             not_before_s=float(ssl.cert_time_to_seconds(peer["notBefore"])),
             not_after_s=float(ssl.cert_time_to_seconds(peer["notAfter"])),
         )

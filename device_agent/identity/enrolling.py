@@ -19,11 +19,11 @@ from typing import Final
 from device_agent.clock import DeviceClock
 from device_agent.identity.certificates import find
 from device_agent.identity.keys import Keys
-from device_agent.identity.server import EnrolmentServer, ServerError
+from device_agent.identity.server import KEY_TAKEN, EnrolmentServer, ServerError
 from device_agent.identity.store import Identity, IdentityFilesError, IdentityStore
 from device_agent.slots.durable import read_file, write_file
 from device_agent.tls import blind_context, verifying_context
-from protocol.enrolment import EnrolmentCode, EnrolmentRequest
+from protocol.enrolment import Enrolled, EnrolmentCode, EnrolmentRequest
 from protocol.errors import FleetliftError
 
 MAX_ROOT_BYTES: Final = 512_000
@@ -80,16 +80,14 @@ def enrol(
             "file if the device is to change over"
         )
     store.prepare()
-    say("making a key")
-    key = store.next_key(keys)
-    request = EnrolmentRequest(
-        token=code.token,
-        device_id=applicant.device_id,
-        hardware_model=applicant.hardware_model,
-        csr=keys.request(key, applicant.device_id),
-    )
     say(f"enrolling as {applicant.device_id}")
-    answer = verified.enrol(request)
+    try:
+        answer = _ask(applicant, code.token, verified, store, keys)
+    except ServerError as error:
+        if error.code != KEY_TAKEN:
+            raise
+        store.drop_key()
+        answer = _ask(applicant, code.token, verified, store, keys)
     if find(answer.ca, code.ca_sha256) is None:
         raise ServerError(f"{url} answered without the authority that the code names", "bad_answer")
     if known is None:
@@ -98,6 +96,15 @@ def enrol(
         except OSError as error:
             raise IdentityFilesError(f"{applicant.root}: {error.strerror}; not enrolled, do the same again") from error
     return store.adopt(answer, url, device_id=applicant.device_id, product=applicant.product)
+
+
+def _ask(applicant: Applicant, token: str, server: EnrolmentServer, store: IdentityStore, keys: Keys) -> Enrolled:
+    request = keys.request(store.next_key(keys), applicant.device_id)
+    return server.enrol(
+        EnrolmentRequest(
+            token=token, device_id=applicant.device_id, hardware_model=applicant.hardware_model, csr=request
+        )
+    )
 
 
 def _is(content: bytes, sha256: str) -> bool:

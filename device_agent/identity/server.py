@@ -33,6 +33,10 @@ _READ_BYTES: Final = 64 * 1024
 T = TypeVar("T")
 
 
+KEY_TAKEN: Final = "key_taken"
+"""Another device has this key: as after a copy of a card. The next try is made with a new one."""
+
+
 class ServerError(FleetliftError):
     """The server cannot be reached, or did not do it; `code` is what it calls the reason."""
 

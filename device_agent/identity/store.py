@@ -118,6 +118,11 @@ class IdentityStore:
                 write_file(path, keys.make())
         return path
 
+    def drop_key(self) -> None:
+        """Forget the key that a certificate was to be asked for."""
+        with _told(self.directory):
+            remove(self.directory / "next.key")
+
     def pair(self, identity: Identity) -> Path:
         """Return the file with the key and the certificate that count."""
         return self.directory / identity.certificate
