@@ -3,14 +3,15 @@
 import itertools
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from protocol.codec import decode
 from protocol.down import Desired, Notice, NoticeRelease
+from protocol.errors import MessageError
 from protocol.values import FirmwareRef, Urgency
-from tests.attacks.attacker import PATIENCE_S, TOPICS, Files, Intruder, soon_ms, stolen
+from tests.attacks.attacker import PATIENCE_S, TOPICS, Files, Intruder, notice, soon_ms, stolen
 from tests.attacks.evidence import Fingerprint, fingerprint, new_entries, refused
 from tests.cloud.homes import PRODUCT
 from tests.support.devices import COMPONENT, Device
@@ -95,18 +96,21 @@ class Scene:
         wanted = since.get(code, 0) + count
         wait_until(lambda: refused(self.device).get(code, 0) >= wanted, PATIENCE_S, f"{count} times {code}")
 
-    def told_since(self, before: Fingerprint) -> list[tuple[str | None, str | None, str | None]]:
-        """Outcome, reason and version of each entry since; fails if anything that was there is gone or altered."""
+    def told_since(self, before: Fingerprint) -> list[tuple[str, str | None, str | None]]:
+        """Version, outcome and reason of each entry since; fails if anything that was there is gone or altered."""
         attempts = [entry["attempt"] for entry in new_entries(before, fingerprint(self.device))]
-        return [(item.get("outcome"), item.get("reason"), item["version"]) for item in attempts]
+        return [(item["version"], item.get("outcome"), item.get("reason")) for item in attempts]
 
     def files(self) -> Files:
         """The product's current metadata, as anybody on the broker has it."""
         return Files.of(self.intruder.hear(TOPICS.bundle(self.product))[-1])
 
     def notice(self) -> Notice:
-        """What the cloud said last of the device's channel."""
-        return decode(json.loads(self.intruder.hear(self.channel_topic)[-1])["payload"], Notice)
+        """What was said last of the device's channel, and is a notice."""
+        for payload in reversed(self.intruder.hear(self.channel_topic)):
+            with suppress(MessageError, ValueError, KeyError):
+                return decode(json.loads(payload)["payload"], Notice)
+        raise AssertionError("no notice")
 
     def desired(self) -> Desired:
         """What the cloud said last to the device alone."""
@@ -115,6 +119,20 @@ class Scene:
     def key(self, name: str) -> Any:
         """Steal a key."""
         return stolen(self.fleet.office.home, name)
+
+    @contextmanager
+    def wanting(self, firmware: FirmwareRef, *, code: str | None = None) -> Iterator[None]:
+        """Have the device want a firmware, by the stolen online key, for as long as the block lasts.
+
+        With a `code` the block is left when the device has counted a refusal of it more.
+        """
+        counted, evil = refused(self.device), self.offer(firmware)
+        self.intruder.say(self.channel_topic, notice(evil, self.key("online")))
+        yield
+        if code is not None:
+            self.expect_refused(code, 1, counted)
+        withdrawn = replace(evil, seq=evil.seq + 1, releases=evil.releases[1:])
+        self.intruder.say(self.channel_topic, notice(withdrawn, self.key("online")))
 
     def offer(self, firmware: FirmwareRef, **more: Any) -> Notice:
         """A notice that offers a firmware at once to all of the device's group, newer than all that was said."""
