@@ -114,6 +114,8 @@ def _read(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
         answer += block
         if len(answer) > max_bytes:
             raise http.client.HTTPException(f"an answer over {max_bytes} bytes")
+    if response.length:
+        raise http.client.HTTPException("an answer that was cut off")
     return bytes(answer)
 
 
