@@ -101,6 +101,8 @@ def revoke_enrolment_token(server: Server, actor: Actor, name: str) -> Enrolment
 def prepare_devices(server: Server, actor: Actor, body: DeviceBatch) -> tuple[PreparedAnswer, ...]:
     """Make devices known, each with its token: all of them, or none."""
     find_product(server.store, body.product)
+    for group in body.devices[0].groups if len(body.devices) == 1 else ():
+        find_group(server.store, body.product, group)
     drafts = [
         DeviceDraft(
             device_id=item.device_id,

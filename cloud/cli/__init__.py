@@ -30,7 +30,10 @@ LIGHT: Final = (product, firmware, group, release, device, ota)
 HEAVY: Final[Mapping[str, str]] = {
     "init": "cloud.cli.initialise:init",
     "serve": "cloud.cli.serve:serve",
+    "key": "cloud.cli.key:key",
     "demo": "cloud.demo.cli:demo",
+    "token": "cloud.cli.token:token",
+    "ca": "cloud.cli.authority:ca",
 }
 """Commands that need the whole server: name to `module:attribute`."""
 

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import click
 
+from cloud.cli.certificates import certificates, revoke
 from cloud.cli.client import Json
 from cloud.cli.context import Group, Operator, pass_operator
 from cloud.cli.enrol import enrol
@@ -75,6 +76,7 @@ DETAILS = (
     Column("ota", lambda row: [f"{o['firmware']['version']} ({o['status']})" for o in row["otas"]]),
     Column("journal", lambda row: f"{row['journal_id'] or '-'} through {row['journal_through']}"),
     Column("registered", lambda row: moment(row["registered_at_ms"])),
+    Column("revoked", lambda row: moment(row["revoked_at_ms"])),
 )
 
 
@@ -116,10 +118,11 @@ WHY = (
 
 @click.group(cls=Group)
 def device() -> None:
-    """Devices: enrol, look, lock."""
+    """Devices: enrol, look, lock, shut out."""
 
 
-device.add_command(enrol)
+for _command in (enrol, revoke, certificates):
+    device.add_command(_command)
 
 
 @device.command("list")

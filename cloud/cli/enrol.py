@@ -1,24 +1,22 @@
-"""`fleetlift device enrol`: make a device known, and write the directory that its agent runs from."""
+"""`fleetlift device enrol`: make devices known, and write the directories that their agents run from."""
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 
-from cloud.cli.context import Command, Operator, parse_pairs, pass_operator
-from cloud.cli.render import Column
-from cloud.config import parse_broker_url
-from cloud.durable import make_private_directory, write_durably
-from cloud.keyring import Keyring
+from cloud.cli.agent_settings import SETTINGS_NAME, settings_options
+from cloud.cli.codes import lifetime_option
+from cloud.cli.context import Command, Operator, pass_operator
+from cloud.cli.device_lists import ListedDevice, read_devices
+from cloud.cli.enrolling import Place, Wish, enrol_places
+from cloud.cli.render import Column, plural
+from cloud.config import check_encrypted, parse_broker_url
 from protocol.errors import IdentityError, UserError
 from protocol.identity import check_id
 
-SETTINGS_NAME: Final = "agent.toml"
-ROOT_NAME: Final = "root.json"
-ZIPAPP_COMMAND: Final = ("{python}", "{image}")
 COLUMNS = (
     Column("device", "device_id"),
     Column("product", "product"),
@@ -27,71 +25,120 @@ COLUMNS = (
     Column("settings", "settings"),
     Column("start it with", "command"),
 )
+LISTED = (Column("device", "device_id"), Column("new", "new"), Column("settings", "settings"))
 
 
 @click.command("enrol", cls=Command)
-@click.argument("device_id", metavar="DEVICE")
+@click.argument("device_id", metavar="[DEVICE]", required=False)
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Many devices: CSV with device_id, hardware_model, groups, or JSON lines of the same.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="With --from: write DIR/DEVICE/."
+)
 @click.option("--product", metavar="P", help="The product (default: the context's).")
 @click.option("--hardware", metavar="MODEL", help="The hardware model (default: the product's, if it has one).")
 @click.option("--group", "groups", multiple=True, metavar="G", help="Put it into this group; may be repeated.")
+@click.option("--directory", type=click.Path(path_type=Path, file_okay=False), help="What to write (default ./DEVICE).")
+@click.option("--code-only", is_flag=True, help="Write a code instead of a key: the device makes its own.")
+@lifetime_option
+@click.option("--device-server", metavar="URL", help="Where the device finds the server (default: where you do).")
 @click.option(
-    "--directory", type=click.Path(path_type=Path, file_okay=False), help="Where to write (default: ./DEVICE)."
+    "--again", is_flag=True, help="It is known already: it gets a new identity; if it was revoked, it is back."
 )
-@click.option("--broker", metavar="URL", help="Where the device finds the broker (default: the server says).")
-@click.option("--component", metavar="C", help="The component that it runs (default: the context's).")
-@click.option(
-    "--app-command", multiple=True, metavar="WORD", help="A word of the command; repeat. Default: a zipapp's."
-)
-@click.option(
-    "--app-env", multiple=True, metavar="NAME=VALUE", help="For the application's environment; may be repeated."
-)
-@click.option("--health-url", metavar="URL", help="The application is well when this answers with success.")
-@click.option("--health-command", multiple=True, metavar="WORD", help="... or when this command ends with 0; repeat.")
-@click.option("--soak", type=float, metavar="SECONDS", help="How long a new version has to stay well.")
-@click.option("--prove-timeout", type=float, metavar="SECONDS", help="How long it may take to prove good.")
-@click.option("--confirm/--no-confirm", default=False, help="The application has to confirm a trial itself.")
-@click.option("--capacity", type=click.IntRange(min=1), metavar="BYTES", help="The largest image that a slot takes.")
-@click.option("--updates-disabled", is_flag=True, help="No update starts until the application enables them.")
-@click.option("--check-interval", type=float, metavar="SECONDS", help="How often it asks by itself (default: daily).")
-@click.option("--startup-wait", type=float, metavar="SECONDS", help="How long a start waits for mandatory updates.")
-@click.option("--window", type=click.IntRange(min=65536), metavar="BYTES", help="How much it asks for ahead.")
-@click.option("--attribute", multiple=True, metavar="NAME=VALUE", help="A fact about the device; may be repeated.")
-@click.option("--again", is_flag=True, help="It is known already: only write the directory.")
+@settings_options
 @pass_operator
-def enrol(operator: Operator, *, device_id: str, **options: Any) -> None:
-    """Make DEVICE known, and write a directory that `fleetlift-agent run --config DIR/agent.toml` takes as it is."""
-    directory = _check_free(device_id, options["directory"])
-    product = operator.product(options["product"])
-    hardware = options["hardware"] or _only_model(operator, product)
-    system = operator.api.get("system")
-    broker = options["broker"] or system["broker_url"]
-    try:
-        parse_broker_url(broker)
-    except ValueError as error:
-        raise UserError(f"--broker: {error}. Nothing was changed.") from None
-    device = {
-        "id": device_id,
-        "product": product,
-        "hardware_model": hardware,
-        "state_dir": "state",
-        "root": ROOT_NAME,
-        "attributes": parse_pairs(options["attribute"], "--attribute") or None,
-    }
-    settings = _settings(operator, device, {"url": broker, "topic_root": system["topic_root"]}, options)
-    root = Keyring(operator.home.keys).roots()[0]  # from here, not from the server: it is what the device trusts
-    body = {"device_id": device_id, "product": product, "hardware_model": hardware, "groups": list(options["groups"])}
-    made = operator.api.get("devices", device_id) if options["again"] else operator.api.post("devices", body=body)
-    make_private_directory(directory)
-    write_durably(directory / ROOT_NAME, root)
-    write_durably(directory / SETTINGS_NAME, settings.encode())
-    command = f"{agent_program()} run --config {directory / SETTINGS_NAME}"
-    operator.output.say(f"{device_id} is known, and {directory} is written.")
-    operator.output.record(made | {"settings": str(directory / SETTINGS_NAME), "command": command}, COLUMNS)
+def enrol(operator: Operator, *, device_id: str | None, source: Path | None, out: Path | None, **options: Any) -> None:
+    """Make DEVICE known, and write a directory that `fleetlift-agent run --config DIR/agent.toml` takes as it is.
+
+    With --from FILE --out DIR it does so for every device of a list: all of them, or none.
+    """
+    if (device_id is None) == (source is None) or (source is None) != (out is None):
+        raise UserError("give a DEVICE, or --from FILE with --out DIR. Nothing was changed.")
+    if source is not None and options["directory"] is not None:
+        raise UserError("--directory is for one DEVICE; with --from it is --out. Nothing was changed.")
+    listed = read_devices(source) if source else ()
+    directory = _check_free(device_id, options["directory"]) if device_id else None
+    wish = _wish(operator, options)
+    if device_id and directory:
+        model = options["hardware"] or _only_model(operator, wish.product)
+        place = Place(device_id, model, tuple(options["groups"]), directory)
+        enrol_places(operator, wish, [place], options)
+        _tell_one(operator, wish, place)
+    elif out is not None:
+        places = _places(operator, wish, listed, out, options)
+        left = [place for place in places if not place.settings.exists()]
+        new = enrol_places(operator, wish, left, options) if left else {}
+        _tell_all(operator, places, new, out)
 
 
 def agent_program() -> str:
     """Return how the agent is called: by its name, when that is found."""
     return "fleetlift-agent" if shutil.which("fleetlift-agent") else "python -m device_agent.cli"
+
+
+def _wish(operator: Operator, options: Mapping[str, Any]) -> Wish:
+    product = operator.product(options["product"])
+    system = operator.api.get("system")
+    broker = options["broker"] or system["broker_url"]
+    try:
+        parse_broker_url(broker)
+        check_encrypted(broker)
+    except ValueError as error:
+        raise UserError(f"--broker: {error}. Nothing was changed.") from None
+    wish = Wish(
+        product=product,
+        broker=broker,
+        topic_root=system["topic_root"],
+        server=(options["device_server"] or operator.api.url).rstrip("/"),
+        code_only=options["code_only"],
+        again=options["again"],
+        lifetime_s=options["lifetime_s"],
+    )
+    if wish.tls and not wish.server.startswith("https://"):
+        raise UserError(f"devices enrol at https:// only, not at {wish.server}. Nothing was changed.")
+    if wish.code_only and not wish.tls:
+        raise UserError("this server works without TLS, so there are no codes. Nothing was changed.")
+    return wish
+
+
+def _places(
+    operator: Operator, wish: Wish, listed: Sequence[ListedDevice], out: Path, options: Mapping[str, Any]
+) -> list[Place]:
+    if any(device.hardware_model is None for device in listed):
+        default = options["hardware"] or _only_model(operator, wish.product)
+    else:
+        default = ""
+    common = tuple(options["groups"])
+    return [
+        Place(it.device_id, it.hardware_model or default, (*it.groups, *common), out / it.device_id, it.line)
+        for it in listed
+    ]
+
+
+def _tell_one(operator: Operator, wish: Wish, place: Place) -> None:
+    made = operator.api.get("devices", place.device_id)
+    command = f"{agent_program()} run --config {place.settings}"
+    operator.output.say(f"{place.device_id} is known, and {place.directory} is written.")
+    if wish.code_only:
+        words = f"enrol --config {place.settings} --code-file {place.code}"
+        operator.output.say(f"Its code is secret, and good once. On the device: {agent_program()} {words}")
+        made |= {"code": str(place.code)}
+    operator.output.record(made | {"settings": str(place.settings), "command": command}, COLUMNS)
+
+
+def _tell_all(operator: Operator, places: Sequence[Place], new: Mapping[str, bool], out: Path) -> None:
+    before = len(places) - len(new)
+    there = f" ({before} of them were there already)" if before else ""
+    operator.output.say(f"{plural(len(places), 'device')} of the list have their directories in {out}{there}.")
+    rows = [
+        {"device_id": it.device_id, "new": new.get(it.device_id, False), "settings": str(it.settings)} for it in places
+    ]
+    operator.output.rows(rows, LISTED, nothing="")
 
 
 def _check_free(device_id: str, directory: Path | None) -> Path:
@@ -115,55 +162,3 @@ def _only_model(operator: Operator, product: str) -> str:
     raise UserError(
         f"{product} has several hardware models ({', '.join(models)}). Nothing was changed; add --hardware."
     )
-
-
-def _settings(
-    operator: Operator, device: Mapping[str, Any], broker: Mapping[str, Any], options: Mapping[str, Any]
-) -> str:
-    """Return the text of agent.toml."""
-    updates = {
-        "enabled_at_start": False if options["updates_disabled"] else None,
-        "check_interval_s": options["check_interval"],
-        "startup_wait_s": options["startup_wait"],
-        "window_bytes": options["window"],
-    }
-    component = {
-        "command": list(options["app_command"] or ZIPAPP_COMMAND),
-        "env": parse_pairs(options["app_env"], "--app-env") or None,
-        "health": _health(options["health_url"], options["health_command"]),
-        "soak_s": options["soak"],
-        "prove_timeout_s": options["prove_timeout"],
-        "confirm": options["confirm"] or None,
-        "capacity_bytes": options["capacity"],
-    }
-    name = operator.component(options["component"])
-    return "\n".join(
-        [
-            f"# The settings of {device['id']}'s agent. Relative paths are relative to this file.",
-            *_table("device", device),
-            *_table("broker", broker),
-            *_table("updates", updates),
-            *_table(f"components.{name}", component),
-            "",  # its last line ends, too: people append
-        ]
-    )
-
-
-def _health(url: str | None, command: Sequence[str]) -> dict[str, Any]:
-    if url:
-        return {"kind": "http", "url": url}
-    if command:
-        return {"kind": "exec", "command": list(command)}
-    return {"kind": "alive"}
-
-
-def _table(name: str, values: Mapping[str, Any]) -> list[str]:
-    lines = [f"{key} = {_toml(value)}" for key, value in values.items() if value is not None]
-    return [f"\n[{name}]", *lines] if lines else []
-
-
-def _toml(value: Any) -> str:
-    """Return a value as TOML: its strings, numbers, booleans and arrays are written as JSON writes them."""
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items()) + " }"
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -14,7 +14,15 @@ from typing import Any, Final, Literal, TextIO
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -135,11 +143,16 @@ class Output:
             table.add_row(column.heading, column.text(row))
         self._console(self.stdout).print(table)
 
+    @property
+    def can_ask(self) -> bool:
+        """Whether somebody is here to answer."""
+        return sys.stdin.isatty()
+
     def confirm(self, question: str, *, yes: bool) -> None:
         """Ask, unless `yes`; raises UserError when the answer is no, or when nobody can answer."""
         if yes:
             return
-        if not sys.stdin.isatty():
+        if not self.can_ask:
             raise UserError(f"{question} Nobody is here to answer: nothing was changed. Add --yes to go ahead.")
         if not click.confirm(question, err=True):
             raise UserError("Nothing was changed.", exit_code=1)
@@ -156,6 +169,20 @@ class Output:
             task = progress.add_task(shown(label), total=total_bytes)
             yield lambda done_bytes: progress.update(task, advance=done_bytes)
 
+    @contextmanager
+    def counting(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Show how many of many things are done; yields a function that takes how many since the last call."""
+        console = self._console(self.stderr)
+        if total < 2:
+            yield lambda _done: None
+        elif not console.is_terminal:
+            yield _PlainProgress(self, label, total, str)
+        else:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            with Progress(*columns, console=console, transient=True) as progress:
+                task = progress.add_task(shown(label), total=total)
+                yield lambda done: progress.update(task, advance=done)
+
     def _console(self, stream: TextIO, *, wide: bool = False) -> Console:
         width = PLAIN_WIDTH if wide or not stream.isatty() else None
         return Console(file=stream, width=width, highlight=False, emoji=False, markup=False)
@@ -164,14 +191,14 @@ class Output:
 class _PlainProgress:
     """A line at each quarter, for logs."""
 
-    def __init__(self, output: Output, label: str, total_bytes: int) -> None:
-        self._output, self._label, self._total = output, label, max(total_bytes, 1)
+    def __init__(self, output: Output, label: str, total: int, show: Callable[[int], str] = size) -> None:
+        self._output, self._label, self._total, self._show = output, label, max(total, 1), show
         self._done = self._step = 0
 
-    def __call__(self, done_bytes: int) -> None:
-        self._done += done_bytes
+    def __call__(self, done: int) -> None:
+        self._done += done
         step = self._done * PLAIN_STEPS // self._total
         if step > self._step:
             self._step = step
             percent = min(100, self._done * 100 // self._total)
-            self._output.warn(f"{self._label}: {percent} % of {size(self._total)}")
+            self._output.warn(f"{self._label}: {percent} % of {self._show(self._total)}")
