@@ -2,6 +2,9 @@
 
 paho (2.2) copies a payload five times and makes a table of all MQTT 5 properties for each message: as much work as to
 hash it. It has no public way around that, so one private method is overridden, and a test fails when it is not called.
+
+Nothing is subscribed at QoS 2, so nothing of it may come: paho would keep each message until the broker releases it,
+65,535 of them, as large as they may be. The connection ends instead.
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ class Receiver(paho.Client):
         self._has_properties = options.get("protocol") is MQTTProtocolVersion.MQTTv5
 
     def _handle_publish(self) -> MQTTErrorCode:
+        if self._in_packet["command"] & 0b0100:
+            return MQTTErrorCode.MQTT_ERR_PROTOCOL
         if self.on_bulk is not None and not self._in_packet["command"] & 0b0110:
             # Section 3.3.2: two bytes, the topic, then (MQTT 5) the length of the properties. What is not just like
             # that is paho's to judge.
