@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import aiomqtt
+import paho.mqtt.client as paho
 from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY
 from paho.mqtt.enums import MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
@@ -118,7 +119,8 @@ class Link:
     def refused(self) -> Mapping[tuple[str, str], int]:
         """Return how many messages were dropped, by (kind, code): codes of ProtocolError, or one of these.
 
-        `overload`: there was no room; `retained`: an old copy; `failed`: the handler raised.
+        `overload`: there was no room; `no_topic`: the broker sent one without a topic; `retained`: an old copy;
+        `failed`: the handler raised.
         """
         return dict(self._refused)
 
@@ -202,7 +204,8 @@ class Link:
             properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
             properties.SessionExpiryInterval = SESSION_EXPIRY_S
             properties.MaximumPacketSize = MAX_PACKET_BYTES
-        client = aiomqtt.Client(
+        client = _Client(
+            self._bad_topic,
             self._broker.host,
             self._broker.port,
             username=self._broker.username,
@@ -265,6 +268,9 @@ class Link:
         elif not self._lane(meant.kind).put(Waiting(meant.device_id, meant.kind, topic, message.payload)):
             self._refuse(meant.device_id, meant.kind, "overload", "too many messages were waiting", of_all=True)
 
+    def _bad_topic(self, why: str) -> None:
+        self._refuse(str(self._broker), "topic", "no_topic", f"the broker sent a message without a topic: {why}")
+
     def _lane(self, kind: str) -> "_Lane":
         return self._lanes.get(kind) or self._lanes[""]
 
@@ -295,6 +301,24 @@ class Link:
             return check_id(device_id)
         except ProtocolError:
             return topic
+
+
+class _Client(aiomqtt.Client):
+    """aiomqtt's client, but a message whose topic is none (not UTF-8, empty, a filter) does no more than be refused.
+
+    What is raised while paho hands a message on leaves the packet where it is: it is handed on again, and again, with
+    all of a processor's power, for as long as the connection lasts.
+    """
+
+    def __init__(self, refuse: Callable[[str], None], *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._refuse = refuse
+
+    def _on_message(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:
+        try:
+            super()._on_message(client, userdata, message)
+        except ValueError as error:
+            self._refuse(str(error))
 
 
 class _Lane:

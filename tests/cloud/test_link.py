@@ -380,3 +380,39 @@ def test_a_broker_is_called_by_its_url() -> None:
 def test_the_password_is_in_no_text() -> None:
     access = BrokerAccess(host="broker", username="cloud", password="hunter2")
     assert "hunter2" not in f"{access} {access!r}"
+
+
+@pytest.mark.parametrize("topic", [b"a/+/b", b"#", b"", b"\xff\xfe"])
+def test_a_message_without_a_topic_is_refused_once_and_the_next_one_is_handled(topic: bytes) -> None:
+    good = b"fleetlift/v1/d/pi-1/up/presence"
+    handled: list[str] = []
+
+    def publish(name: bytes) -> bytes:
+        body = len(name).to_bytes(2, "big") + name + b"\x00" + encode(Presence(online=True, session=1))
+        return b"\x31%c%b" % (len(body), body)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for answer in (b"\x20\x03\x00\x00\x00", b"\x90\x04\x00\x01\x00\x01" + publish(topic) * 2 + publish(good)):
+            await reader.read(4096)
+            writer.write(answer)
+        await reader.read()
+        writer.close()
+
+    async def run() -> None:
+        came = asyncio.Event()
+
+        async def handle(device_id: str, _message: UpMessage) -> None:
+            handled.append(device_id)
+            came.set()
+
+        async with await asyncio.start_server(serve, HOST, 0) as server:
+            link = Link(BrokerAccess(host=HOST, port=server.sockets[0].getsockname()[1]), Topics(), handle)
+            running = asyncio.ensure_future(link.run())
+            await asyncio.wait_for(came.wait(), 10)
+            assert link.refused() == {("topic", "no_topic"): 2}
+            running.cancel()
+            with suppress(asyncio.CancelledError):
+                await running
+
+    asyncio.run(run())
+    assert handled == ["pi-1"]
