@@ -71,6 +71,42 @@ def derive_secured_config(settings: str, *, directory: Path, devices: Listener, 
     return "\n".join(lines) + "\n"
 
 
+def parse_statements(settings: str) -> Iterator[tuple[str, str]]:
+    """Yield a configuration's settings and values, in order."""
+    for line in settings.splitlines():
+        name, _, value = line.strip().partition(" ")
+        if name and not name.startswith("#"):
+            yield name, value.strip()
+
+
+def read_statements(path: Path) -> list[tuple[str, str]]:
+    """Return a configuration's settings and values, in order; empty where it cannot be read."""
+    try:
+        return list(parse_statements(path.read_text(encoding="utf-8", errors="replace")))
+    except OSError:
+        return []
+
+
+def read_sections(path: Path) -> list[dict[str, str]]:
+    """Return a configuration's settings for all, and then those of each listener (its address under `listener`)."""
+    sections: list[dict[str, str]] = [{}]
+    for name, value in read_statements(path):
+        if name == "listener":
+            sections.append({})
+        sections[-1][name] = value
+    return sections
+
+
+def read_listeners(path: Path) -> list[Listener]:
+    """Return the addresses of a configuration's listeners; empty where it cannot be read."""
+    found = []
+    for name, value in read_statements(path):
+        port, _, host = value.partition(" ")
+        if name in {"listener", "port"} and port.isdecimal():
+            found.append((host.strip(), int(port)))
+    return found
+
+
 def _head(when: str) -> list[str]:
     return [f"# Derived from Fleetlift's mosquitto.conf when the broker {when}; written anew: edits here are lost."]
 
@@ -85,10 +121,7 @@ def _machine(data_dir: Path) -> list[str]:
 
 
 def _statements(settings: str) -> Iterator[tuple[str, str]]:
-    for line in settings.splitlines():
-        name, _, value = line.strip().partition(" ")
-        if name and not name.startswith("#") and name not in _MACHINE:
-            yield name, value.strip()
+    return ((name, value) for name, value in parse_statements(settings) if name not in _MACHINE)
 
 
 def _one_line(text: str) -> str:

@@ -51,7 +51,7 @@ class BrokerFiles:
     def __init__(self, directory: Path, *, reload_command: Sequence[str] = ()) -> None:
         """Take the directory (made on the first write, 0700), and what to run instead of signalling the broker."""
         self.directory = directory.absolute()
-        self._reload_command = tuple(reload_command)
+        self.reload_command = tuple(reload_command)
 
     @property
     def config_file(self) -> Path:
@@ -110,15 +110,37 @@ class BrokerFiles:
         self._share(self.server_file)
         return any(changed)
 
+    def write_revocations(self, crl: bytes, *, now: datetime | None = None) -> None:
+        """Write the revocation lists alone, against the authorities that are there; raises BrokerFilesError."""
+        _check_revocations(crl, _check_authorities(DEVICES_CA_FILE, self._read(DEVICES_CA_FILE)), now or utc_now())
+        self._write(CRL_FILE, crl)
+
+    def pid(self) -> int | None:
+        """Return the process id that the running broker wrote, if that is a broker's."""
+        try:
+            with (self.directory / PID_FILE).open("rb") as file:
+                pid = int(file.read(_MAX_PID_BYTES))
+        except (OSError, ValueError):
+            return None
+        return pid if pid > 1 and _is_mosquitto(pid) else None
+
+    def may_signal(self, pid: int) -> bool:
+        """Tell whether this user may have a process read its files again."""
+        try:
+            os.kill(pid, 0)
+        except OSError:
+            return False
+        return True
+
     def reload(self) -> bool:
         """Have the broker read the files again; return False when none runs: it will read them when it starts.
 
         Raises BrokerFilesError when it could not be told; the files stay as they are, and telling can be repeated.
         """
-        if self._reload_command:
+        if self.reload_command:
             self._run_reload_command()
             return True
-        pid = self._pid()
+        pid = self.pid()
         if pid is None:
             return False
         with contextlib.ExitStack() as opened:
@@ -138,7 +160,7 @@ class BrokerFiles:
         return True
 
     def _run_reload_command(self) -> None:
-        command = self._reload_command
+        command = self.reload_command
         try:
             ended = subprocess.run(
                 command, stdin=subprocess.DEVNULL, capture_output=True, timeout=RELOAD_TIMEOUT_S, check=False
@@ -150,14 +172,6 @@ class BrokerFiles:
             raise BrokerFilesError(
                 f"the broker could not be told of its new files: {command[0]} ended with {ended.returncode}: {said}"
             )
-
-    def _pid(self) -> int | None:
-        try:
-            with (self.directory / PID_FILE).open("rb") as file:
-                pid = int(file.read(_MAX_PID_BYTES))
-        except (OSError, ValueError):
-            return None
-        return pid if pid > 1 else None
 
     def _read(self, name: str) -> bytes:
         try:
@@ -219,6 +233,14 @@ def access_rules(topic_root: str, revoked_devices: Iterable[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def read_revocation_lists(crl: bytes) -> list[x509.CertificateRevocationList]:
+    """Return the lists in a PEM file; raises BrokerFilesError."""
+    try:
+        return [x509.load_pem_x509_crl(part + _CRL_END) for part in crl.split(_CRL_END)[:-1]]
+    except ValueError as error:
+        raise BrokerFilesError("revoked.crl does not hold revocation lists in PEM; nothing was written") from error
+
+
 def _check_authorities(name: str, bundle: bytes) -> list[x509.Certificate]:
     try:
         found = x509.load_pem_x509_certificates(bundle)
@@ -231,10 +253,7 @@ def _check_authorities(name: str, bundle: bytes) -> list[x509.Certificate]:
 
 
 def _check_revocations(crl: bytes, authorities: Sequence[x509.Certificate], now: datetime) -> None:
-    try:
-        lists = [x509.load_pem_x509_crl(part + _CRL_END) for part in crl.split(_CRL_END)[:-1]]
-    except ValueError as error:
-        raise BrokerFilesError("revoked.crl would not be revocation lists; nothing was written") from error
+    lists = read_revocation_lists(crl)
     for authority in authorities:
         good = (
             it.issuer == authority.subject

@@ -30,6 +30,8 @@ NO_SUBSCRIBERS: Final = 0x10
 """A success, too."""
 MAX_HEARD: Final = 20_000
 """Messages kept until somebody asks for them: an open broker may send us everything that a fleet says."""
+MAX_PAYLOAD_BYTES: Final = 1024
+"""As much of a payload as is kept."""
 
 
 class VisitError(FleetliftError):
@@ -41,7 +43,11 @@ class RefusedError(VisitError):
 
 
 class SilentError(VisitError):
-    """No answer came in time, and the connection stands."""
+    """No answer came in time, and the connection stands; `before` is what came instead."""
+
+    def __init__(self, message: str, before: Sequence["Heard"] = ()) -> None:
+        super().__init__(message)
+        self.before = tuple(before)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +122,11 @@ class Visitor:
         except (OSError, ValueError) as error:
             raise RefusedError(_why(error)) from error
         self._client.loop_start()
-        kind, told = self._next_answer("connack")
+        try:
+            kind, told = self._next_answer("connack")
+        except SilentError as error:
+            self.vanish()
+            raise RefusedError(str(error)) from error
         if kind == "connack" and told < FAILURE:
             return self
         self.vanish()
@@ -151,7 +161,7 @@ class Visitor:
             try:
                 heard = self._heard.get(timeout=timeout_s)
             except queue.Empty:
-                raise SilentError(f"nothing came on {topic} within {timeout_s:g} s") from None
+                raise SilentError(f"nothing came on {topic} within {timeout_s:g} s", before) from None
             if heard is None:
                 raise VisitError("the connection was closed")
             if heard.topic == topic and payload in (None, heard.payload):
@@ -247,7 +257,7 @@ class Visitor:
         self._answers.put(("puback", 0 if code.value == NO_SUBSCRIBERS else int(code.value)))
 
     def _on_message(self, _client: paho.Client, _user: Any, message: paho.MQTTMessage) -> None:
-        self._hear(Heard(message.topic, bytes(message.payload), message.retain))
+        self._hear(Heard(message.topic, bytes(message.payload[:MAX_PAYLOAD_BYTES]), message.retain))
 
     def _hear(self, heard: Heard | None) -> None:
         try:
