@@ -251,7 +251,7 @@ class Keyring:
             root.signed.revoke_key(keyid, name)
         return self._sign_root(root)
 
-    def signers(self, name: str, keyids: Collection[str], *, limit: int | None = None) -> list[Signer]:
+    def signers(self, name: str, keyids: Collection[str], limit: int | None = None) -> list[Signer]:
         """Return those of the keys of role `name` that are here, opened; raises KeyFileError, PassphraseError."""
         return self.keys.signers(keyids, _usual_names(name), limit=limit)
 

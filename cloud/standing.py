@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -44,7 +45,8 @@ class Expiry(NamedTuple):
     due: bool
 
 
-class KeyView(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class KeyView:
     """A key that signs for a role."""
 
     keyid: str
@@ -54,7 +56,8 @@ class KeyView(NamedTuple):
     """Whether its good signature is on the current version."""
 
 
-class RoleView(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class RoleView:
     """A role: its version, when it expires, and who signs it."""
 
     role: str

@@ -8,7 +8,7 @@ import structlog
 
 from cloud.config import LogSettings
 
-QUIET: Final = ("uvicorn", "uvicorn.error", "alembic", "aiomqtt", "amqtt", "asyncio", "httpx")
+QUIET: Final = ("uvicorn", "uvicorn.error", "alembic", "aiomqtt", "amqtt", "asyncio", "httpx", "tuf.api")
 """Others' loggers, whose information is not ours."""
 
 

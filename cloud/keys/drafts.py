@@ -67,6 +67,8 @@ class Draft:
     root: Metadata[Root] | None = None
     targets: Metadata[Targets] | None = None
     roles: Mapping[str, Metadata[Targets]] = field(default_factory=dict)
+    plain: bool = False
+    """Whether its file is the one piece of metadata itself."""
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> "Draft":
@@ -93,17 +95,20 @@ class Draft:
     def _of_role(cls, document: Mapping[str, Any], data: bytes) -> "Draft":
         kind = document["signed"]["_type"]
         if kind == Root.type:
-            return cls(root=parse(data, Root, ROOT))
+            return cls(root=parse(data, Root, ROOT), plain=True)
         role = parse(data, Targets, TARGETS)
         products = {path.partition("/")[0] for path in role.signed.targets}
         if role.signed.delegations is not None:
-            return cls(targets=role)
+            return cls(targets=role, plain=True)
         if len(products) != 1:
             raise KeyringError("which product's role this is cannot be told: it has no firmware; nothing was signed")
-        return cls(roles={check_product(products.pop()): role})
+        return cls(roles={check_product(products.pop()): role}, plain=True)
 
     def to_bytes(self) -> bytes:
         """Return the draft as a file."""
+        if self.plain:
+            (piece,) = self.pieces.values()
+            return piece.to_bytes()
         document: dict[str, Any] = {FORMAT: FORMAT_VERSION, "roles": {}}
         if self.root is not None:
             document[ROOT] = self.root.to_dict()

@@ -9,7 +9,9 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
+from urllib.parse import unquote_plus
 
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from securesystemslib.signer import (  # type: ignore[attr-defined]  # exported without saying so
     SIGNER_FOR_URI_SCHEME,
     CryptoSigner,
@@ -18,6 +20,7 @@ from securesystemslib.signer import (  # type: ignore[attr-defined]  # exported 
     SecretsHandler,
     Signature,
     Signer,
+    SSlibKey,
 )
 
 from cloud.durable import make_private_directory, write_durably
@@ -113,10 +116,15 @@ class PrivateKeys:
             self._describe(name, signer.public_key)
         return signer
 
-    def adopt_uri(self, name: str, uri: str, key: Key | None, label: str = "") -> KeyEntry:
-        """Take note of a key whose private part is at `uri`; it has to sign something to prove it.
+    def public_at(self, uri: str, key: Key | None = None) -> Key:
+        """Return the public part of the key at `uri`: the one that was named, else read from there.
 
-        Without `key` the public part is read from there, which `file2:` and `hsm:` can do.
+        `file2:` and `hsm:` can be read; raises KeyFileError.
+        """
+        return key if key is not None else self._read_public(uri)
+
+    def adopt_uri(self, name: str, uri: str, key: Key, label: str = "") -> KeyEntry:
+        """Take note of a key whose private part is at `uri`; it has to sign something to prove it.
 
         Raises:
             KeyFileError: the name is taken, or the URI's signer fails.
@@ -126,10 +134,9 @@ class PrivateKeys:
         if name in self.names():
             raise KeyFileError(f"there is a key {name} in {self.directory} already; nothing was changed")
         make_private_directory(self.directory)
-        uri, public = (uri, key) if key is not None else self._read_public(uri)
-        signer = self._at(uri, public)
+        signer = self._at(uri, key)
         try:
-            public.verify_signature(signer.sign(_PROOF), _PROOF)
+            key.verify_signature(signer.sign(_PROOF), _PROOF)
         except FleetliftError:
             raise
         except Exception as error:  # signers may raise what they like
@@ -137,7 +144,7 @@ class PrivateKeys:
                 f"{uri} does not sign with the key that was named ({error}); nothing was changed"
             ) from error
         self._opened[name] = (None, signer)
-        return self._describe(name, labelled(public, label or public_keys.label_of(public)), uri)
+        return self._describe(name, labelled(key, label or public_keys.label_of(key)), uri)
 
     def protect(self, names: Iterable[str], passphrase: bytes | None) -> tuple[str, ...]:
         """Put key files behind a new passphrase; return which. All are opened before the first is written."""
@@ -219,14 +226,16 @@ class PrivateKeys:
         write_durably(self._public_path(name), to_document(key, uri=uri))
         return self.entry(name)
 
-    def _read_public(self, uri: str) -> tuple[str, Key]:
+    def _read_public(self, uri: str) -> Key:
         try:
             if uri.startswith(FILE_SCHEME):
-                path = _checked_file(uri)
-                return f"{FILE_SCHEME}{path}", load_key(path, self.passphrases).public_key
+                pem = _checked_file(uri).read_bytes()
+                return SSlibKey.from_crypto(load_pem_private_key(pem, None).public_key())
             if uri.startswith(HSM_SCHEME):
                 number, _, label = uri.removeprefix(HSM_SCHEME).partition("?label=")
-                return HSMSigner.import_(int(number) if number else None, label or None, self._secret_of(uri))
+                return HSMSigner.import_(
+                    int(number) if number else None, unquote_plus(label) or None, self._secret_of(uri)
+                )[1]
         except FleetliftError:
             raise
         except Exception as error:  # signers may raise what they like
