@@ -52,7 +52,7 @@ def test_bulk_with_properties_goes_the_usual_way(owners: list[Owner]) -> None:
 
 
 def test_a_message_of_a_quality_that_nobody_asked_for_ends_the_connection(owners: list[Owner]) -> None:
-    """The library keeps such messages until they are released: a broker that never does could fill the device's memory."""
+    """Such messages are kept until they are released: a broker that never does could fill the device's memory."""
     body = b"\x00\x01t\x00\x05\x00" + b"x" * 100
     for first in (0x34, 0x36):
         with DeafBroker(then=bytes((first, len(body))) + body) as deaf:
