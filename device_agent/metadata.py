@@ -98,8 +98,10 @@ class DurableUpdater(Updater):
 
     def _persist_file(self, filename: str, data: bytes) -> None:
         path = Path(filename)
-        if not path.is_file() or path.read_bytes() != data:
-            write_durably(path, data)
+        with contextlib.suppress(OSError):  # what cannot be read is replaced: the disk may be good everywhere else
+            if path.read_bytes() == data:
+                return
+        write_durably(path, data)
 
     def _update_root_symlink(self) -> None:
         # Nobody reads this link, the bootstrap root is always given; python-tuf's own is gone for a moment each time.

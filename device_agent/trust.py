@@ -4,7 +4,8 @@
 2. The cloud's bundle is tried first. When it is not good the cloud itself is asked, before its word is doubted:
    anybody on the broker may have replaced the bundle.
 3. Files that are damaged or gone cost a refresh from the bootstrap root, and with them the memory of the versions that
-   were seen. The floors close that hole: their owner keeps the highest that `floors` ever told, durably, elsewhere.
+   were seen. The floors close that hole: `keep_floors` keeps the highest ever told, durably and elsewhere, before what
+   states them is taken for anything.
 4. The clock of a device without a battery may be far behind. It is never taken to be before the time of the last
    refresh that succeeded, which is kept here; metadata that expired before that stays expired.
 5. Verifying costs a small device a second (pure Python). So a newer bundle is looked into when it comes, before it is
@@ -21,6 +22,7 @@ import contextlib
 import json
 import logging
 import threading
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -96,8 +98,10 @@ class SignedFirmware:
 class DeviceTrust:
     """One product's trusted metadata in a private directory; one process at a time.
 
-    `now` is the time of day in seconds since 1970. `aside` has a call made in another thread, soon: bundles are looked
-    into there (without it, only when they are needed). Raises TrustError for a `bootstrap_root` that is none.
+    `now` is the time of day in seconds since 1970. `keep_floors` stores the floors of a verified role, from whichever
+    thread verified it; where it raises a FleetliftError the role is not taken. `aside` has a call made in another
+    thread, soon: bundles are looked into there (without it, only when they are needed). Raises TrustError for a
+    `bootstrap_root` that is none.
     """
 
     def __init__(
@@ -108,6 +112,7 @@ class DeviceTrust:
         *,
         ask: Ask,
         now: Callable[[], float],
+        keep_floors: Callable[[Mapping[str, int]], None] = lambda _floors: None,
         aside: Callable[[Callable[[], None]], None] | None = None,
     ) -> None:
         self._directory = directory
@@ -115,6 +120,7 @@ class DeviceTrust:
         self._product = check_id(product, "product")
         self._ask = ask
         self._now = now
+        self._keep_floors = keep_floors
         self._aside = aside
         self._working = threading.Lock()  # one refresh or look-up at a time; what follows is replaced, never changed
         self._bundle: Bundle | None = None
@@ -240,6 +246,7 @@ class DeviceTrust:
                 updater.refresh()
                 updater.get_targetinfo(target_path(self._product, "-", "-"))  # loads the product's role
                 floors = _floors(updater.role(self._product))
+                self._remember(floors)
             finally:
                 self._root = max(self._root, updater.root, key=lambda root: root.version)
                 self._timestamp_version = self._read_timestamp_version()
@@ -247,6 +254,12 @@ class DeviceTrust:
         self._verified = None if bundle is None else (bundle, updater.expires.timestamp())
         self._keep_clock_floor(now_s)
         return updater
+
+    def _remember(self, floors: Mapping[str, int]) -> None:
+        try:
+            self._keep_floors(floors)
+        except FleetliftError as error:
+            raise TrustError(Distrust.STORAGE_FAILED, f"the floors could not be stored: {error}") from error
 
     def _read_timestamp_version(self) -> int:
         try:
@@ -257,17 +270,25 @@ class DeviceTrust:
     def _keep_clock_floor(self, now_s: float) -> None:
         if now_s >= self._clock_floor_s + _CLOCK_STEP_S:
             with _told("the time of the refresh"):
-                write_durably(self._directory / _CLOCK_FILE, json.dumps({"refreshed_at_s": now_s}).encode())
+                record = {"refreshed_at_s": now_s, "check": _check(now_s)}
+                write_durably(self._directory / _CLOCK_FILE, json.dumps(record).encode())
             self._clock_floor_s = now_s
 
 
 def refreshed_at_s(directory: Path) -> float:
     """Return when the metadata in a DeviceTrust's directory was refreshed last, 0 if that is not known."""
     try:
-        floor_s = float(json.loads((directory / _CLOCK_FILE).read_bytes())["refreshed_at_s"])
+        record = json.loads((directory / _CLOCK_FILE).read_bytes())
+        floor_s = float(record["refreshed_at_s"])
+        is_whole = record["check"] == _check(floor_s)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return 0.0
-    return floor_s if 0 <= floor_s <= _MAX_TIME_S else 0.0
+    return floor_s if is_whole and 0 <= floor_s <= _MAX_TIME_S else 0.0
+
+
+def _check(time_s: float) -> int:
+    # One bit that falls over in a file of digits may be a thousand years, in which everything has expired for good.
+    return zlib.crc32(repr(float(time_s)).encode())
 
 
 def _ask_nobody(_name: str) -> bytes | None:
