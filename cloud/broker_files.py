@@ -35,6 +35,7 @@ DEVICES_CA_FILE: Final = "devices-ca.crt"
 SERVICES_CA_FILE: Final = "services-ca.crt"
 CRL_FILE: Final = "revoked.crl"
 SERVER_FILE: Final = "server.pem"
+UNTOLD_FILE: Final = ".untold"
 RELOAD_TIMEOUT_S: Final = 10.0
 SHARED_FILE: Final = 0o640
 _CRL_END: Final = b"-----END X509 CRL-----"
@@ -63,6 +64,11 @@ class BrokerFiles:
         """The broker's own key and certificate; somebody else writes it, `reload` makes the broker read it."""
         return self.directory / SERVER_FILE
 
+    @property
+    def _untold(self) -> Path:
+        """There from the first change until the broker has been told of the last."""
+        return self.directory / UNTOLD_FILE
+
     def write_config(self, devices: Listener, cloud: Listener) -> bool:
         """Write `mosquitto.conf` with these two listeners; return whether it changed. A running broker keeps its own.
 
@@ -86,7 +92,9 @@ class BrokerFiles:
         crl: bytes,
         now: datetime | None = None,
     ) -> bool:
-        """Write who is let in and what each may do; return whether any file changed. The broker is told by `reload`.
+        """Write who is let in and what each may do; return whether the broker has to be told, by `reload`.
+
+        That is so when a file changed, and when one did before and telling never came to its end.
 
         `devices_ca`, `services_ca`: PEM bundles; `crl`: PEM, a list of each authority in `devices_ca`.
 
@@ -108,7 +116,7 @@ class BrokerFiles:
         files = ((ACL_FILE, acl), *lists, (SERVICES_CA_FILE, services_ca))
         changed = [self._write(name, data) for name, data in files]
         self._share(self.server_file)
-        return any(changed)
+        return any(changed) or self._untold.exists()
 
     def write_revocations(self, crl: bytes, *, now: datetime | None = None) -> None:
         """Write the revocation lists alone, against the authorities that are there; raises BrokerFilesError."""
@@ -137,6 +145,11 @@ class BrokerFiles:
 
         Raises BrokerFilesError when it could not be told; the files stay as they are, and telling can be repeated.
         """
+        told = self._tell()
+        self._untold.unlink(missing_ok=True)
+        return told
+
+    def _tell(self) -> bool:
         if self.reload_command:
             self._run_reload_command()
             return True
@@ -184,6 +197,8 @@ class BrokerFiles:
         try:
             changed = self._read(name) != data
             if changed:
+                if not self._untold.exists():
+                    write_durably(self._untold, b"")
                 write_durably(path, data)
         except OSError as error:
             raise BrokerFilesError(

@@ -31,6 +31,7 @@ HEAVY: Final[Mapping[str, str]] = {
     "init": "cloud.cli.initialise:init",
     "serve": "cloud.cli.serve:serve",
     "key": "cloud.cli.key:key",
+    "doctor": "cloud.cli.doctor:doctor",
     "demo": "cloud.demo.cli:demo",
     "token": "cloud.cli.token:token",
     "ca": "cloud.cli.authority:ca",

@@ -45,7 +45,7 @@ def files_are_private(case: Case) -> Seen:
     is_shared = bool(directory.stat().st_mode & stat.S_ISGID)
     for path in (directory, *sorted(directory.iterdir())):
         mode = stat.S_IMODE(path.stat().st_mode) & 0o777
-        # What the broker writes itself is in a directory that others cannot enter; it must only not be theirs to change.
+        # What the broker writes is in a directory that others cannot enter; it must only not be theirs to change.
         is_ours = path == directory or path.name in OUR_FILES
         if mode & ((0o027 if is_shared else 0o077) if is_ours else 0o022):
             wanted = ("750" if is_shared else "700") if path.is_dir() else ("640" if is_shared else "600")

@@ -104,6 +104,7 @@ def test_files_are_private_and_writing_the_same_again_changes_nothing(tmp_path: 
     fleet = Fleet(tmp_path)
     assert fleet.files.write_config(("", 1), ("127.0.0.1", 2))
     assert not fleet.files.write_config(("", 1), ("127.0.0.1", 2))
+    fleet.files.reload()
     assert not fleet.write_access()
     directory = fleet.files.directory
     assert {path.name: oct(mode(path)) for path in directory.iterdir()} == {
@@ -155,7 +156,7 @@ def test_an_interruption_leaves_whole_files_that_fit_each_other(
     assert after != before
     for state in states:
         assert all(data in (before[name], after[name]) for name, data in state.items())
-    assert not list(fleet.files.directory.glob(".*"))
+    assert not list(fleet.files.directory.glob(".*.part"))
 
 
 class Failing:
@@ -169,6 +170,19 @@ class Failing:
             raise OSError(28, os.strerror(28))
         self.left -= 1
         write_durably(path, data)
+
+
+def test_what_the_broker_was_not_told_of_is_still_to_be_told(tmp_path: Path) -> None:
+    fleet, ran = Fleet(tmp_path), tmp_path / "ran"
+    again = BrokerFiles(fleet.files.directory, reload_command=("false",))
+    with pytest.raises(BrokerFilesError):
+        again.reload()
+    assert fleet.write_access(), "nothing changed, and the broker does not know yet"
+    assert BrokerFiles(fleet.files.directory, reload_command=("touch", str(ran))).reload()
+    assert not fleet.write_access()
+    fleet.revoked.append(fleet.device("pi-1"))
+    assert fleet.write_access()
+    assert fleet.write_access()
 
 
 def test_a_command_is_run_instead_of_a_signal_and_its_failure_told(tmp_path: Path) -> None:
