@@ -281,7 +281,7 @@ def refreshed_at_s(directory: Path) -> float:
         record = json.loads((directory / _CLOCK_FILE).read_bytes())
         floor_s = float(record["refreshed_at_s"])
         is_whole = record["check"] == _check(floor_s)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return 0.0
     return floor_s if is_whole and 0 <= floor_s <= _MAX_TIME_S else 0.0
 

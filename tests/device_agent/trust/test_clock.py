@@ -101,7 +101,11 @@ def test_a_floor_that_is_no_time_is_none(directory: Path, value: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"refreshed_at_s": "soon"}', '{"refreshed_at_s": 1.0}', "[" * 9999]
+    "content",
+    [
+        *("", "[]", "{}", '{"refreshed_at_s": "soon"}', '{"refreshed_at_s": 1.0}', "[" * 9999),
+        *(f'{{"refreshed_at_s": 1{"0" * zeros}}}' for zeros in (400, 5000)),
+    ],
 )
 def test_a_floor_that_cannot_be_read_is_none(directory: Path, content: str) -> None:
     directory.mkdir(parents=True)
