@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 from device_agent.admission import Trigger
 from device_agent.asks import MetadataFiles
+from device_agent.backlog import Backlog
 from device_agent.config import AgentSettings
 from device_agent.hearing import Hearing, Hears
 from device_agent.journal import Journal
@@ -121,6 +122,7 @@ class Contact:
         self._chunk_prefixes = {self._topics.root, self._topics.down(settings.device_id, "").rstrip("/")}
         self._number = journal.session
         self._groups: tuple[str, ...] = ()
+        self._backlog = Backlog()
         self._session = Session()
         self._reports = Reports(journal)
         self._sender = StateSender(self._send_state)
@@ -174,6 +176,9 @@ class Contact:
     def message(self, topic: str, payload: bytes) -> None:
         """Take a message from the broker."""
         if not self.bulk(topic, memoryview(payload)):
+            if not self._backlog.enter(len(payload)):
+                self._journal.refuse("overrun")
+                return
             at_s = self._loop.monotonic()
             self._loop.post(lambda: self._heard(topic, payload, at_s))
 
@@ -251,6 +256,7 @@ class Contact:
         self._hears.session_ended()
 
     def _heard(self, topic: str, payload: bytes, at_s: float) -> None:
+        self._backlog.leave(len(payload))
         self._hears.broker_answered(at_s)
         self._hearing.message(topic, payload)
 

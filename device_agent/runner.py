@@ -27,6 +27,7 @@ from device_agent.driver import Driver
 from device_agent.effects import Effects
 from device_agent.effects import Fetches as EffectsFetches
 from device_agent.events import Snapshot
+from device_agent.following import RootFollower
 from device_agent.journal import Journal
 from device_agent.launching import Launcher
 from device_agent.loop import Loop, Worker
@@ -35,7 +36,7 @@ from device_agent.starting import Starting
 from device_agent.supervision import Exit
 from device_agent.trial import Trial
 from protocol.down import Bundle
-from protocol.errors import FleetliftError, UserError
+from protocol.errors import UserError
 from protocol.phases import Phase, Wait
 from protocol.selection import DeviceFacts
 from protocol.values import ComponentState, FirmwareRef
@@ -119,6 +120,7 @@ class Runner:
         self._launcher = Launcher(components, self._starting, loop, worker, self._runs)
         self._announcer = Announcer(control.publish, enabled=gatekeeper.enabled)
         self._trial = Trial(loop, prober)
+        self._roots = RootFollower(trust, loop, worker, lambda: self.contact.check(Trigger.SESSION_START))
         self.contact = Contact(
             settings,
             link=link,
@@ -245,16 +247,8 @@ class Runner:
 
     def told_bundle(self, bundle: Bundle) -> None:
         """Take a bundle. If it stands on a newer root, so may the signatures that were not good yet."""
-        if self._trust.offer_bundle(bundle) and self._trust.is_behind:
-            self._worker.submit(self._catch_up)
-
-    def _catch_up(self) -> None:
-        try:
-            self._trust.refresh()
-        except FleetliftError as error:
-            _LOG.warning("the newer root is not trusted: %s", error)
-        else:
-            self._loop.post(lambda: self.contact.check(Trigger.SESSION_START))
+        if self._trust.offer_bundle(bundle):
+            self._roots.look()
 
     # What applications and the machine do.
 
