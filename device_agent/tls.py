@@ -55,13 +55,16 @@ class DeviceSocket(ssl.SSLSocket):
         clock = context.clock if isinstance(context, DeviceContext) else None
         try:
             super().do_handshake(block)
-        except ssl.SSLCertVerificationError as error:
-            # The signatures have been found good before OpenSSL looks at the time.
-            if error.verify_code == _NOT_YET_VALID and clock is not None:
-                clock.found_behind()
+            if clock is not None and isinstance(context, DeviceContext) and context.is_lenient:
+                _check_not_after(self.getpeercert(), clock.floor_s)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             raise
-        if clock is not None and isinstance(context, DeviceContext) and context.is_lenient:
-            _check_not_after(self.getpeercert(), clock.floor_s)
+        except OSError as error:
+            # The signatures have been found good before OpenSSL looks at the time.
+            if getattr(error, "verify_code", None) == _NOT_YET_VALID and clock is not None:
+                clock.found_behind()
+            self.close()  # paho leaves it to whoever collects it
+            raise
 
     def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
         """Receive; what TLS makes fail is remembered."""
@@ -131,8 +134,12 @@ def is_refusal(error: BaseException) -> bool:
 
 
 def _refusal(error: ssl.SSLError) -> str | None:
-    reason = error.reason or str(error)
+    reason = _reason(error)
     return next((text for name, text in _REFUSALS.items() if name in reason), None)
+
+
+def _reason(error: ssl.SSLError) -> str:
+    return getattr(error, "reason", None) or str(error)  # only OpenSSL's own errors have one
 
 
 def explain(error: BaseException, clock_s: float) -> str:
@@ -142,9 +149,9 @@ def explain(error: BaseException, clock_s: float) -> str:
     if isinstance(error, ssl.SSLError):
         if (refusal := _refusal(error)) is not None:
             return f"TLS: the server does not accept this device's certificate: {refusal}"
-        if any(name in (error.reason or "") for name in _NO_TLS):
+        if any(name in _reason(error) for name in _NO_TLS):
             return "TLS: the server does not speak TLS on this port"
-        return f"TLS: {error.reason or error}"
+        return f"TLS: {_reason(error)}"
     return str(error) or type(error).__name__
 
 
