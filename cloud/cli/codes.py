@@ -64,7 +64,7 @@ def authority_sha256(operator: Operator) -> str:
     except (OSError, ValueError, IndexError):
         raise UserError(
             f"{path} holds no certificate authority, and a code has to name one. Nothing was changed; "
-            "`fleetlift ca fetch` gets it from the server."
+            "copy services-ca.crt of the server's tls directory there."
         ) from None
 
 

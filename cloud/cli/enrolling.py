@@ -14,7 +14,7 @@ from cloud.cli.agent_settings import ROOT_NAME, SETTINGS_NAME, settings_text
 from cloud.cli.client import Json, UnreachableError
 from cloud.cli.codes import new_code, token_sha256
 from cloud.cli.context import Operator
-from cloud.cli.identities import DIRECTORY, make_identity
+from cloud.cli.identities import DIRECTORY, IDENTITY, make_identity
 from cloud.durable import make_private_directory, write_durably
 from cloud.keyring import Keyring
 from protocol.enrolment import EnrolmentCode, read_code
@@ -154,7 +154,7 @@ def _write(
 ) -> None:
     root, text = content
     make_private_directory(place.directory)
-    if code is not None and not wish.code_only:
+    if code is not None and not wish.code_only and not _is_newer(place.directory / DIRECTORY / IDENTITY, place.code):
         make_identity(
             operator.api,
             place.directory / DIRECTORY,
@@ -163,9 +163,18 @@ def _write(
             place.hardware_model,
             server=wish.server,
         )
-        place.code.unlink(missing_ok=True)
     write_durably(place.directory / ROOT_NAME, root)
     write_durably(place.settings, text.encode())
+    if not wish.code_only:
+        place.code.unlink(missing_ok=True)  # last: without it nobody could go on here
+
+
+def _is_newer(identity: Path, code: Path) -> bool:
+    """Tell whether this very code has made the identity, in a run that was cut off then."""
+    try:
+        return identity.stat().st_mtime_ns > code.stat().st_mtime_ns
+    except OSError:
+        return False
 
 
 def _settings(operator: Operator, wish: Wish, place: Place, options: Mapping[str, Any]) -> str:
