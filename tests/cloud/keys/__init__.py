@@ -1,0 +1,1 @@
+"""Tests of who holds keys, what they sign, and how they change."""
