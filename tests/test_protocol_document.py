@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 
 import pytest
 
-from protocol import down, manifest, signing, up, values
+from protocol import down, enrolment, manifest, signing, up, values
 from protocol.chunks import CHUNK_BYTES, MAX_BLOB_BYTES, BlobRef, list_sizes, pack_chunk
 from protocol.codec import MAX_DEPTH, MAX_MESSAGE_BYTES, decode
 from protocol.identity import Installed, VersionRange, bucket
@@ -15,7 +16,8 @@ from protocol.phases import LWM2M_RESULT, LWM2M_STATE, RETRIED_LATER, Outcome, P
 from protocol.signing import DESIRED_TYPE, NOTICE_TYPE, Envelope
 from protocol.topics import DOWN_KINDS, UP_KINDS
 
-TEXT = (Path(__file__).parents[1] / "docs" / "protocol.md").read_text()
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "docs" / "protocol.md").read_text()
 EXAMPLES = re.findall(r"<!-- example: (\w+) -->\n```json\n(.*?)```", TEXT, flags=re.DOTALL)
 KINDS = {
     kind.__name__: kind
@@ -23,6 +25,7 @@ KINDS = {
         *(down.Desired, down.Notice, down.Ack, down.Metadata, down.Bundle),
         *(up.Hello, up.DeviceState, up.Report, up.Want, up.Ask, up.Presence),
         *(manifest.Manifest, BlobRef, Envelope),
+        *(enrolment.TrustDocument, enrolment.EnrolmentRequest, enrolment.Enrolled, enrolment.RenewalRequest),
     )
 }
 
@@ -108,3 +111,24 @@ def test_the_table_of_ranges_holds() -> None:
         for version in re.findall(r"(?<!`os` of )\b\d+\.\d+\.\d+(?:-rc\.\d+)?", holds):
             installed = {"app": Installed(version=version, build=120), "os": Installed(version="5.0.0", build=1)}
             assert parsed.matches("app", installed), (text, version)
+
+
+def test_the_enrolment_code_is_one() -> None:
+    (text,) = re.findall(r"^    (fl1\..+)$", TEXT, flags=re.MULTILINE)
+    code = enrolment.EnrolmentCode.parse(text)
+    assert str(code) == text
+    assert (code.token, code.ca_sha256) == (enrolment.make_token(bytes(range(16))), hashlib.sha256(b"ca").hexdigest())
+    assert enrolment.RENEWAL_CONTEXT == b"fleetlift renewal 1\n"
+    assert len(enrolment.RENEWAL_CONTEXT) == 20
+
+
+def test_every_refusal_of_an_enrolment_is_in_the_list() -> None:
+    listed = {code for code, _ in rows("| code | means |\n|---|---|\n| `bad_message`")}
+    sources = [ROOT / "cloud" / room for room in ("store/enrolment.py", "store/certificates.py", "api/enrolment.py")]
+    raised = {
+        code
+        for path in sources
+        for code in re.findall(r'(?:RefusedError\(|HTTPStatus\.CONFLICT,)\s*"(\w+)"', path.read_text(encoding="utf-8"))
+    }
+    assert len(raised) > 10
+    assert listed == raised | {"bad_message", "bad_csr"}
