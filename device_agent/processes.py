@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -16,6 +17,10 @@ from protocol.values import check_number, check_text
 
 _POLL_S: Final = 0.02
 _LAST_WAIT_S: Final = 5.0
+_MAX_PID: Final = 2**22
+"""What Linux gives out at most (PID_MAX_LIMIT)."""
+_NO_PROCESS: Final = frozenset({errno.ESRCH, errno.ENOENT, errno.EINVAL})
+"""What pidfd_open says of a number that nobody has, or that one of a process's threads has."""
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -28,7 +33,7 @@ class Identity:
     boot_id: str
 
     def __post_init__(self) -> None:
-        check_number(self.pid, "pid", 1)
+        check_number(self.pid, "pid", 1, _MAX_PID)
         check_number(self.started_ticks, "started_ticks")
         check_text(self.boot_id, "boot_id", 64)
 
@@ -45,8 +50,10 @@ def open_process(identity: Identity) -> int | None:
     """Return a pidfd of that very process, or None if it is gone; readable when it ends."""
     try:
         descriptor = os.pidfd_open(identity.pid)
-    except ProcessLookupError:
-        return None
+    except OSError as error:
+        if error.errno in _NO_PROCESS:
+            return None
+        raise
     # Only now, when the descriptor holds on to whatever process it is, does a comparison tell anything.
     if identify(identity.pid) == identity and not has_ended(descriptor):
         return descriptor
