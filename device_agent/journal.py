@@ -27,7 +27,8 @@ from device_agent.events import Snapshot
 from device_agent.journal_chunks import ChunkStore
 from device_agent.journal_database import Database, JournalError, ProcessLock
 from protocol.codec import decode, encode
-from protocol.errors import ProtocolError
+from protocol.errors import IdentityError, ProtocolError
+from protocol.identity import check_id
 from protocol.up import AttemptEntry, Entry, JournalPosition
 from protocol.values import MAX_ATTRIBUTES, MAX_FAILED, ComponentState
 
@@ -35,6 +36,8 @@ KEPT_ENTRIES: Final = 1000
 """Acknowledged entries that are kept, should the cloud after all not have them."""
 KEPT_FAILED: Final = 1000
 MAX_SNAPSHOT_BYTES: Final = 1024 * 1024
+MAX_DIGITS: Final = 15
+"""Of a number among the facts: below 2**53."""
 _LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -74,8 +77,9 @@ class Journal:
         try:
             self._database = Database(path)
             self.chunks = ChunkStore(self._database)
-            if self._fact("journal_id") is None:
-                self._set_fact("journal_id", secrets.token_hex(6))
+            if not self._is_numbered():
+                with self.transaction():
+                    self._begin_anew()
             self._refused: dict[str, int] = dict(self._database.rows("SELECT code, count FROM refused"))
         except BaseException:
             self._lock.release()
@@ -118,7 +122,7 @@ class Journal:
     @property
     def acknowledged(self) -> int:
         """The number up to which the cloud said last that it has them."""
-        return int(self._fact("acknowledged") or 0)
+        return self._number("acknowledged")
 
     def position(self) -> JournalPosition:
         """Return the journal's id and the number of its next entry."""
@@ -135,8 +139,21 @@ class Journal:
 
     def unacknowledged(self, limit: int) -> tuple[Entry, ...]:
         """Return the first entries that the cloud does not have, at most `limit`, ascending."""
-        rows = self._database.rows("SELECT body FROM entries ORDER BY seq LIMIT ?", limit)
-        return tuple(decode(body, Entry) for (body,) in rows)
+        entries, whole = self._entries(limit)
+        if not whole:
+            with self.transaction():
+                self._begin_anew()
+            entries, _ = self._entries(limit)
+        return entries
+
+    def _entries(self, limit: int) -> tuple[tuple[Entry, ...], bool]:
+        """Return the first entries as far as they are understood, and whether they are all, without a gap."""
+        rows = self._database.rows("SELECT seq, body FROM entries ORDER BY seq LIMIT ?", limit)
+        entries = [entry for _, body in rows if (entry := _understood(body, Entry)) is not None]
+        numbers = [seq for seq, _ in rows]
+        return tuple(entries), numbers == [entry.seq for entry in entries] and numbers == [
+            *range(numbers[0] if numbers else 0, (numbers[0] if numbers else 0) + len(numbers))
+        ]
 
     def acknowledge(self, through: int) -> None:
         """Note what the cloud says that it has: it may be less than it said before, and then is sent again.
@@ -161,7 +178,7 @@ class Journal:
                 self._begin_anew()
 
     def _begin_anew(self) -> None:
-        untold = self.unacknowledged(-1)
+        untold, _ = self._entries(-1)
         self._database.write("DELETE FROM entries")
         self._database.write("DELETE FROM told")
         self._set_fact("journal_id", secrets.token_hex(6))
@@ -171,15 +188,24 @@ class Journal:
             body = encode(dataclasses.replace(entry, seq=seq)).decode()
             self._database.write("INSERT INTO entries VALUES (?, ?)", seq, body)
 
+    def _is_numbered(self) -> bool:
+        """Tell whether there is a journal, and its numbers are those of its entries."""
+        try:
+            check_id(self.journal_id, "journal_id")
+        except IdentityError:
+            return False
+        ((highest,),) = self._database.rows("SELECT max(seq) FROM (SELECT seq FROM entries UNION SELECT seq FROM told)")
+        return (highest or 0) <= self._last_seq()
+
     def _last_seq(self) -> int:
-        return int(self._fact("last_seq") or 0)
+        return self._number("last_seq")
 
     # What it was told.
 
     @property
     def session(self) -> int:
         """The number of the last session, 0 before the first."""
-        return int(self._fact("session") or 0)
+        return self._number("session")
 
     def next_session(self) -> int:
         """Return the number of a new session: one more than the last, over all restarts."""
@@ -228,7 +254,7 @@ class Journal:
     def condemn(self, digest: str, order: int) -> None:
         """Store that a digest failed here."""
         with self.transaction():
-            number = int(self._fact("condemned") or 0) + 1
+            number = self._number("condemned") + 1
             self._set_fact("condemned", str(number))
             self._database.write("INSERT OR REPLACE INTO failed VALUES (?, ?, ?)", digest, order, number)
             self._database.write("DELETE FROM failed WHERE number <= ?", number - KEPT_FAILED)
@@ -308,6 +334,10 @@ class Journal:
     def _fact(self, name: str) -> str | None:
         rows = self._database.rows("SELECT value FROM facts WHERE name = ?", name)
         return str(rows[0][0]) if rows else None
+
+    def _number(self, name: str) -> int:
+        stored = self._fact(name) or ""
+        return int(stored) if len(stored) <= MAX_DIGITS and stored.isascii() and stored.isdecimal() else 0
 
     def _set_fact(self, name: str, value: str) -> None:
         self._database.write("INSERT OR REPLACE INTO facts VALUES (?, ?)", name, value)

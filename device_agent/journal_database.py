@@ -4,6 +4,7 @@
    nothing. `transaction()` nests: what is written inside the outermost one is stored together or not at all.
 2. One process: a second one on the same state directory is refused by a lock that dies with its holder.
 3. A file that is damaged is set aside, never deleted, and a new one begun: a device must run, with or without memory.
+4. A row that nobody wrote so (a bit fell over where SQLite has no check) is removed when the file is opened.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any, Final
 
 from device_agent.slots.durable import sync_directory
 from protocol.errors import FleetliftError, UserError
+from protocol.identity import MAX_INTEGER
 
 SCHEMA_VERSION: Final = 1
 SCHEMA: Final = """
@@ -37,6 +39,23 @@ CREATE TABLE chunks (
 ) WITHOUT ROWID;
 CREATE TABLE chunk_lists (blob TEXT PRIMARY KEY, image TEXT NOT NULL, content BLOB NOT NULL);
 """
+_TEXT: Final = "typeof({}) != 'text'"
+_BLOB: Final = "typeof({}) != 'blob'"
+_NUMBER: Final = f"typeof({{0}}) != 'integer' OR {{0}} NOT BETWEEN 0 AND {MAX_INTEGER}"
+_ROWS: Final = {
+    "facts": {"name": _TEXT, "value": _TEXT},
+    "entries": {"seq": _NUMBER, "body": _TEXT},
+    "told": {"seq": _NUMBER, "body": _TEXT},
+    "seen": {"channel": _TEXT, "seq": _NUMBER, "payload": _BLOB},
+    "failed": {"digest": _TEXT, '"order"': _NUMBER, "number": _NUMBER},
+    "backing_off": {"digest": _TEXT, "failures": _NUMBER, "at_ms": _NUMBER},
+    "floors": {"component": _TEXT, "seq": _NUMBER},
+    "installed": {"component": _TEXT, "body": _TEXT},
+    "refused": {"code": _TEXT, "count": _NUMBER},
+    "chunks": {"image": _TEXT, "blob": _TEXT, "bitmap": _BLOB},
+    "chunk_lists": {"blob": _TEXT, "image": _TEXT, "content": _BLOB},
+}
+"""Of each table's columns, what no agent wrote there."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -81,11 +100,12 @@ class Database:
             self._connection = _opened(path)
         except sqlite3.OperationalError as error:  # locked, full, unreadable: the file may be good
             raise JournalError(f"the journal {path} cannot be opened: {error}") from error
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the latter: SQLite quotes what it found
             aside = _set_aside(path)
             _LOG.error("the journal %s is damaged (%s); it is kept as %s, and a new one begun", path, error, aside)
             self._connection = _opened(path)
         sync_directory(path.parent)
+        self._mend()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -117,17 +137,28 @@ class Database:
     def rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         """Return a query's rows; raises JournalError."""
         with self.guard:
-            return self._execute(statement, *values).fetchall()
+            cursor = self._execute(statement, *values)
+            try:
+                return cursor.fetchall()
+            except sqlite3.Error as error:
+                raise JournalError(f"the journal cannot be read: {error}") from error
 
     def close(self) -> None:
         """Close the file; idempotent."""
         with self.guard:
             self._connection.close()
 
+    def _mend(self) -> None:
+        with self.transaction():
+            for table, columns in _ROWS.items():
+                garbled = " OR ".join(condition.format(name) for name, condition in columns.items())
+                if count := self._execute(f"DELETE FROM {table} WHERE {garbled}").rowcount:  # noqa: S608 - ours alone
+                    _LOG.error("the journal's table %s had %d rows that nobody wrote; they are removed", table, count)
+
     def _execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
         try:
             return self._connection.execute(statement, values)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise JournalError(f"the journal refused: {error}") from error
 
 
@@ -135,6 +166,7 @@ def _opened(path: Path) -> sqlite3.Connection:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     os.close(descriptor)
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
+    connection.text_factory = lambda text: text.decode(errors="replace")
     try:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
@@ -155,7 +187,16 @@ def _checked_version(path: Path, connection: sqlite3.Connection) -> int:
         )
     if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
         raise sqlite3.DatabaseError("its check failed")
+    if version == SCHEMA_VERSION:
+        with contextlib.closing(sqlite3.connect(":memory:")) as fresh:
+            fresh.executescript(SCHEMA)
+            if _tables(connection) != _tables(fresh):
+                raise sqlite3.DatabaseError("its tables are not those of an agent")
     return version
+
+
+def _tables(connection: sqlite3.Connection) -> set[tuple[str, ...]]:
+    return set(connection.execute("SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL"))
 
 
 def _set_aside(path: Path) -> Path:
