@@ -38,8 +38,10 @@ def fleet(shared_fleet: Fleet, request: pytest.FixtureRequest) -> Iterator[Fleet
 
 @pytest.fixture(scope="session")
 def intruder(shared_fleet: Fleet) -> Iterator[Intruder]:
-    """Somebody who has the broker: with all rights, and there from the beginning."""
-    with Intruder(shared_fleet.broker.port) as somebody:
+    """Somebody who has the broker, by the cloud's stolen certificate: with all rights, and there from the beginning."""
+    broker = shared_fleet.broker
+    assert broker.secured is not None
+    with Intruder(broker.cloud_port, broker.secured.tls.context()) as somebody:
         yield somebody
 
 

@@ -141,7 +141,7 @@ def test_another_content_under_a_number_that_was_used_is_refused(scene: Scene, k
 
 
 def test_what_was_signed_for_another_device_is_refused(scene: Scene) -> None:
-    with scene.fleet.office.device("neighbour"):
+    with scene.fleet.stand_in("neighbour"):
         theirs = scene.intruder.hear(TOPICS.down("neighbour", "desired"))[-1]
     with scene.refusing("foreign_desired"):
         scene.intruder.say(scene.topic("desired"), theirs)

@@ -29,7 +29,9 @@ def device(fleet: Fleet) -> Device:
 
 def new_home(fleet: Fleet, directory: Path) -> Path:
     home = directory / "home"
-    fleet.call("init", "--home", home, "--port", 0, "--broker", fleet.broker.url)
+    fleet.call(
+        "init", "--home", home, "--port", 0, "--broker", fleet.broker.url, "--cloud-port", fleet.broker.cloud_port
+    )
     return home
 
 
@@ -235,4 +237,4 @@ def test_a_second_server_on_a_home_does_not_start(fleet: Fleet) -> None:
     said = fleet.office.run("serve", "--port", 0)
     assert said.code == 5, said
     assert "another server runs on" in said.err
-    assert fleet.api("GET", "/system")["joining"] == "open"
+    assert fleet.api("GET", "/system")["joining"] == "known"

@@ -1,13 +1,13 @@
 """Kills and changes midway: nothing verified is fetched again, nothing told is lost or counted twice (B6, B10)."""
 
 import json
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Self
 
-from cloud.broker import EmbeddedBroker
 from tests.support.fleet import TOPICS, Device, Fleet
 from tests.support.images import Image
 from tests.support.mqtt import Peer
@@ -47,9 +47,8 @@ def frozen(fleet: Fleet) -> Iterator[None]:
 
 def change_broker(fleet: Fleet) -> None:
     """Have another broker in the place of the one there was, which takes all it knew along."""
-    port = fleet.broker.port
     fleet.broker.kill()
-    fleet.broker = EmbeddedBroker(fleet.directory / "broker-2", port=port, kind="mosquitto")
+    shutil.rmtree(fleet.broker.data_dir / "data")
     fleet.broker.start()
 
 
@@ -58,7 +57,7 @@ def test_neither_a_killed_agent_nor_another_broker_has_a_verified_chunk_sent_aga
     base, image = fleet.images.thermostat("1.0.0"), fleet.images.thermostat("19.0.0", filler_bytes=32 * MIB)
     device = fleet.join("cut-1", "--window", ONE_CHUNK, image=base)
     group = fleet.group("cut", device)
-    with Peer(fleet.broker.port, "witness-1") as peer:
+    with fleet.peer("witness-1") as peer:
         witness = ChunkWitness(peer, image)
         fleet.push(image, "--group", group, "--immediate")
         fleet.until(lambda: len(device.marked(image.digest)) > 20, "a part of the download")
@@ -75,7 +74,7 @@ def test_neither_a_killed_agent_nor_another_broker_has_a_verified_chunk_sent_aga
             change_broker(fleet)
             kept = settled_marks(fleet, device, image)
             assert len(kept) < image.chunks
-            peer_after = Peer(fleet.broker.port, "witness-2").connect()
+            peer_after = fleet.peer("witness-2").connect()
             witness_after = ChunkWitness(peer_after, image)
     device.expect(image)
     again = kept.intersection(witness_after.heard())
@@ -104,11 +103,11 @@ def expect_whole_journal(fleet: Fleet, device: Device) -> None:
 class Meddler:
     """Hears a device's reports, and says each of them again, and one with a gap before it."""
 
-    def __init__(self, port: int, device: Device) -> None:
+    def __init__(self, peer: Peer, device: Device) -> None:
         self.topic = TOPICS.up(device.device_id, "report")
         self.said: dict[int, Any] = {}
         self._ours: set[bytes] = set()
-        self._peer = Peer(port, "meddler")
+        self._peer = peer
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._meddle)
 
@@ -145,7 +144,7 @@ def test_duplicates_gaps_and_kills_leave_the_journal_whole_and_every_count_right
     broken = fleet.images.thermostat("19.1.1", crashes="no sensor")
     device = fleet.join("told-1", image=base)
     group = fleet.group("told", device)
-    with Meddler(fleet.broker.port, device) as meddler:
+    with Meddler(fleet.peer("meddler"), device) as meddler:
         first = fleet.push(image, "--group", group, "--immediate")
         fleet.until(lambda: fleet.attempts(device, image), "the attempt told")
         fleet.restart_cloud()

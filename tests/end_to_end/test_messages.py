@@ -44,7 +44,7 @@ class Witness:
 
 @pytest.fixture
 def witness(fleet: Fleet) -> Iterator[Witness]:
-    with Peer(fleet.broker.port, "witness") as peer:
+    with fleet.peer("witness") as peer:
         yield Witness(fleet, peer, fleet.images.thermostat("1.0.0"))
 
 
@@ -53,7 +53,7 @@ def test_a_release_to_a_group_of_any_size_costs_one_retained_notice(fleet: Fleet
     agents = [fleet.join(f"real-{number}", image=base) for number in (1, 2)]
     with contextlib.ExitStack() as stack:
         for number in range(MANY):  # online, and answered, as an agent is
-            stack.enter_context(fleet.office.device(f"crowd-{number}"))
+            stack.enter_context(fleet.stand_in(f"crowd-{number}"))
         few, many = fleet.group("few", agents[0]), fleet.group("many", *agents)
         fleet.call("group", "add", many, *(f"crowd-{number}" for number in range(MANY)))
         assert fleet.json("group", "show", many)["group"]["devices"] == MANY + 2
@@ -65,7 +65,7 @@ def test_a_release_to_a_group_of_any_size_costs_one_retained_notice(fleet: Fleet
             assert sorted(witness.heard()) == sorted([TOPICS.bundle(PRODUCT), notice])  # the bundle: it is new firmware
             fleet.call("release", "patch", "v1", "--group", group, "--description", "the same again")
             assert witness.heard() == [notice]
-    with Peer(fleet.broker.port, "newcomer") as newcomer:
+    with fleet.peer("newcomer") as newcomer:
         newcomer.subscribe(TOPICS.notice(PRODUCT, "many", COMPONENT))
         _, payload = newcomer.receive()  # retained: whoever comes later has it, and the cloud says nothing
     assert json.loads(json.loads(payload)["payload"])["releases"][0]["firmware"]["version"] == "18.0.1"

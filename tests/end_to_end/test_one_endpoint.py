@@ -72,7 +72,7 @@ def test_every_operator_and_every_tool_sees_the_same_truth(fleet: Fleet) -> None
     fleet.expect_told(device)
     colleague = fleet.directory / "colleague"
     (colleague / "operator").mkdir(parents=True)
-    for name in ("token", "context.toml"):
+    for name in ("token", "context.toml", "ca.crt"):
         shutil.copy(fleet.office.home / "operator" / name, colleague / "operator" / name)
     for command, path in (
         (("device", "show", "truth-1"), "/devices/truth-1"),

@@ -2,7 +2,6 @@
 
 from tests.support.fleet import Device, Fleet
 from tests.support.images import Image
-from tests.support.mqtt import Peer
 
 
 def gradual(fleet: Fleet, device: Device, image: Image, group: str) -> int:
@@ -35,7 +34,7 @@ def test_a_gradual_release_is_taken_at_the_start_of_the_next_session(fleet: Flee
     session = gradual(fleet, device, after, group)
     assert fleet.attempts(device) == []
     agent = device.agent
-    with Peer(fleet.broker.port, "session-1"):  # takes the connection from it: the agent has to connect again
+    with fleet.double(device):  # takes the connection from it: the agent has to connect again
         pass
     device.expect(after)
     fleet.expect_outcome(device, after)

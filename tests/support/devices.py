@@ -34,6 +34,13 @@ class Device:
         return self.directory / "state"
 
     @property
+    def identity(self) -> Path:
+        """Its key and certificate."""
+        directory = self.directory / "identity"
+        named: str = json.loads((directory / "identity.json").read_text())["certificate"]
+        return directory / named
+
+    @property
     def seen(self) -> Observed:
         """The device, looked at from outside."""
         return Observed(self.state_dir)

@@ -7,21 +7,27 @@ the two databases opened read-only.
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import ssl
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from cloud.broker import EmbeddedBroker
+from cloud.broker import EmbeddedBroker, Secured
+from cloud.config import Home
+from cloud.connection import Tls
 from cloud.demo.observing import read_only
+from cloud.pki.service_certificates import CLOUD, SERVICES_CA
+from protocol.codec import encode
 from protocol.topics import Topics
 from tests.cloud.cli.offices import Answer, Office
-from tests.cloud.homes import MODEL, PRODUCT
+from tests.cloud.homes import MODEL, PRODUCT, hello_of
 from tests.support.brokers import free_port
 from tests.support.devices import AGENT, COMPONENT, TAKE_TIMEOUT_S, Device
 from tests.support.images import Image, Images
+from tests.support.mqtt import Peer
 from tests.support.processes import Processes, wait_until
 
 __all__ = ["AGENT", "COMPONENT", "TAKE_TIMEOUT_S", "Device", "Fleet", "bucket", "open_fleet"]
@@ -43,13 +49,33 @@ class Fleet:
     @property
     def http(self) -> httpx.Client:
         """The server's API, as the operator of this home; close it."""
-        token = (self.office.home / "operator" / "token").read_text().strip()
         return httpx.Client(
-            base_url=f"http://127.0.0.1:{self.office.port}/api/v1",
-            headers={"Authorization": f"Bearer {token}"},
+            base_url=f"{self.url}/api/v1",
+            headers={"Authorization": f"Bearer {Home(self.office.home).token_file.read_text().strip()}"},
             timeout=60,
             trust_env=False,
+            verify=ssl.create_default_context(cafile=Home(self.office.home).operator_ca),
         )
+
+    @property
+    def url(self) -> str:
+        """The server's address."""
+        return f"https://127.0.0.1:{self.office.port}"
+
+    def peer(self, client_id: str, **more: Any) -> Peer:
+        """Somebody with the cloud's own way to the broker: a test that looks, or an attacker who has the broker."""
+        return Peer(self.broker.cloud_port, client_id, tls=self.cloud_tls(), **more)
+
+    def cloud_tls(self) -> ssl.SSLContext:
+        """What opens the cloud's own door at the broker."""
+        assert self.broker.secured is not None
+        return self.broker.secured.tls.context()
+
+    def double(self, device: Device, **more: Any) -> Peer:
+        """Somebody with a device's own key and certificate."""
+        home = Home(self.office.home)
+        tls = Tls(ca=home.operator_ca, certificate=device.identity)
+        return Peer(self.broker.port, device.device_id, tls=tls.context(), **more)
 
     def api(self, method: str, path: str, body: object = None, *, expect: int = 200, **more: Any) -> Any:
         """Send one request, and return the answer's JSON; fails on another status."""
@@ -223,6 +249,19 @@ class Fleet:
                 return forecast
         raise AssertionError(f"no forecast of {request} suited")
 
+    @contextlib.contextmanager
+    def stand_in(self, device_id: str, **facts: Any) -> Iterator[Peer]:
+        """Have a device join, with nothing behind it but the test, which comes in by the cloud's own door."""
+        facts = {"product": PRODUCT, "hardware_model": MODEL} | facts
+        body = {"device_id": device_id, "product": facts["product"], "hardware_model": facts["hardware_model"]}
+        self.api("POST", "/devices", body, expect=201)
+        with self.peer(device_id) as peer:
+            peer.subscribe(TOPICS.all_down(device_id))
+            peer.publish(TOPICS.up(device_id, "hello"), encode(hello_of(**facts)))
+            while not peer.receive()[0].endswith("/desired"):
+                pass
+            yield peer
+
     def stop_devices(self) -> None:
         while self.devices:
             self.devices.pop().stop()
@@ -248,15 +287,24 @@ class Fleet:
 
 def open_fleet(directory: Path, images: Images) -> Fleet:
     """Make a home for the product `thermostat`, start a Mosquitto and the server; close it."""
-    broker = EmbeddedBroker(directory / "broker", kind="mosquitto")
-    broker.start()
     (directory / "logs").mkdir()
-    office = Office(directory, Processes(directory / "logs"), free_port(), broker.port)
+    home, broker_port, cloud_port = Home(directory / "home"), free_port(), free_port()
+    office = Office(directory, Processes(directory / "logs"), free_port(), broker_port)
     office.call(
-        *("init", "--product", PRODUCT, "--hardware", MODEL, "--port", office.port, "--broker", broker.url),
+        *("init", "--product", PRODUCT, "--hardware", MODEL, "--port", office.port),
+        *("--broker", f"mqtts://127.0.0.1:{broker_port}", "--cloud-port", cloud_port),
     )
+    broker = secured_broker(home, broker_port, cloud_port)
+    broker.start()
     office.serve()
     return Fleet(directory, broker, office, images)
+
+
+def secured_broker(home: Home, broker_port: int, cloud_port: int) -> EmbeddedBroker:
+    """The broker of a home, in a process of its own."""
+    tls = Tls(ca=home.tls / SERVICES_CA, certificate=home.tls / CLOUD)
+    secured = Secured(tls=tls, cloud_port=cloud_port)
+    return EmbeddedBroker(home.broker, port=broker_port, kind="mosquitto", secured=secured)
 
 
 _CHANNELS = """

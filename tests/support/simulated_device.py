@@ -56,6 +56,7 @@ class Device:
             state_dir=world.directory,
             root=world.directory / "root.json",
             attributes={},
+            identity=None,
             broker=BrokerSettings(url="mqtt://127.0.0.1"),
             updates=updates or UpdateSettings(),
             components={

@@ -5,7 +5,6 @@ import pytest
 from tests.support.device_world import Watched, Workshop
 from tests.support.fleet import TOPICS
 from tests.support.images import Image, Images
-from tests.support.mqtt import Peer
 
 pytestmark = pytest.mark.broker
 
@@ -57,7 +56,7 @@ def test_what_was_missed_is_noticed_with_whatever_the_cloud_says_next(
     other = workshop.enrol(factory)
     other.push(new, "--immediate")
     topic = TOPICS.notice("thermostat", other.group, "app")
-    with Peer(device.fleet.broker.port, "forgetful") as peer:
+    with device.fleet.peer("forgetful") as peer:
         peer.subscribe(topic)
         assert peer.receive()[0] == topic
         peer.publish(topic, b"", retain=True)
