@@ -112,6 +112,10 @@ def _sources(directory: Path) -> Iterator[Path]:
         parts = path.relative_to(directory).parts
         if any(_LEFT_OUT.fullmatch(part) for part in parts) or parts == (SOURCE_DESCRIPTION,):
             continue
+        try:
+            os.fspath(path).encode()
+        except UnicodeEncodeError:
+            raise ImageError(f"the name {os.fspath(path)!r} is not UTF-8, as names are. Nothing was built.") from None
         if path.is_symlink():
             raise ImageError(f"{path} is a symbolic link, which an image cannot hold. Nothing was built.")
         if path.is_file():

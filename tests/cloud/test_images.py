@@ -129,3 +129,13 @@ def test_facts_that_are_none_are_refused(change: dict[str, object], says: str) -
     with pytest.raises(UserError, match="x: ") as refused:
         to_description(facts | change, "x")
     assert says in str(refused.value)
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "__main__.py").touch()
+    Path(os.fsdecode(os.fsencode(source) + b"/\xff.py")).touch()
+    with pytest.raises(ImageError, match="not UTF-8"):
+        pack(source, tmp_path / "image")
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
