@@ -2,6 +2,7 @@
 
 1. A certificate is due at two thirds of its life, and a little later for each device, so that a fleet that was made in
    one hour does not come back in one second.
+   A clock that is far ahead finds every certificate due: so after a success it rests, for a day or a third of the life.
 2. After a try that failed it is tried again, each time later than the time before, between limits.
 3. The clock may be wrong. No pause is longer than the longest one, whatever was written down before: a time of the last
    try that is still to come is not believed.
@@ -61,7 +62,10 @@ def next_certificate_s(
     pauses: Pauses = PAUSES,
 ) -> float:
     """Return when to ask for the next certificate: now or before, if at once."""
-    return max(certificate_due_s(not_before_s, not_after_s, place), again_s(tries, now_s, chance, pauses))
+    due = certificate_due_s(not_before_s, not_after_s, place)
+    rest = min(pauses.every_s, (not_after_s - not_before_s) / 3)
+    rested = min(tries.done_at_s, now_s) + rest if tries.done_at_s else now_s
+    return max(due, rested, again_s(tries, now_s, chance, pauses))
 
 
 def next_authorities_s(tries: Tries, now_s: float, *, place: float, chance: float, pauses: Pauses = PAUSES) -> float:

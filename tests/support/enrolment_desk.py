@@ -48,6 +48,7 @@ class EnrolmentDesk:
         self.issued: dict[str, Enrolled] = {}
         self.used: dict[str, str] = {}
         self.revoked: set[str] = set()
+        self.issuer = fleet.authorities
         self._server: ThreadingHTTPServer | None = None
         self._port = 0
 
@@ -114,7 +115,7 @@ class EnrolmentDesk:
 
     def _certify(self, csr: str, key: str, device_id: str) -> Enrolled:
         if key not in self.issued:
-            made = self.fleet.authorities.issue_device(csr.encode(), device_id, lifetime=self.lifetime)
+            made = self.issuer.issue_device(csr.encode(), device_id, lifetime=self.lifetime)
             self.issued[key] = Enrolled(
                 device_id=device_id,
                 product=PRODUCT,
