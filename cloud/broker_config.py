@@ -22,7 +22,7 @@ Listener = tuple[str, int]
 """The address to listen on (empty: every one) and the port."""
 
 _MACHINE: Final = frozenset({"persistence_location", "user", "log_dest", "connection_messages", "pid_file"})
-_FILES: Final = frozenset({"acl_file", "certfile", "keyfile", "cafile", "crlfile"})
+_FILES: Final = frozenset({"acl_file", "certfile", "keyfile", "cafile", "capath", "crlfile"})
 _TLS: Final = _FILES | {"tls_version", "require_certificate", "use_identity_as_username", "use_username_as_clientid"}
 
 
@@ -62,7 +62,9 @@ def derive_secured_config(settings: str, *, directory: Path, devices: Listener, 
     addresses = iter((devices, cloud))
     for name, value in _statements(settings):
         if name == "listener":
-            host, port = next(addresses)
+            host, port = next(addresses, ("", 0))
+            if port == 0:
+                raise BrokerConfigError("mosquitto.conf has more listeners than two; nothing was written")
             lines.append(f"listener {port} {_one_line(host)}".rstrip())
         elif name in _FILES:
             lines.append(f"{name} {_one_line(str(directory / PurePosixPath(value).name))}")

@@ -1,8 +1,9 @@
 """What the broker reads: its configuration, whom it lets in and what each may do; written whole, durable, then told.
 
-The directory holds `mosquitto.conf`, `acl`, `devices-ca.crt`, `services-ca.crt`, `revoked.crl` and `server.pem`, beside
-the broker's own data. Files are this user's alone (0600). Where the broker runs as somebody else, give the directory a
-group that he is in and the setgid bit (`chmod 2750`): then they are for that group to read, too (0640).
+The directory holds `mosquitto.conf`, `acl`, `revoked.crl`, `server.pem`, the authorities (`devices-ca.crt` and
+`services-ca.crt`, and in `devices-ca/` and `services-ca/` as OpenSSL looks for them), and the broker's own data. Files
+are this user's alone (0600). Where the broker runs as somebody else, give the directory a group that he is in and the
+setgid bit (`chmod 2750`): then they are for that group to read, too (0640).
 
 Everything is checked before the first file is written: an access file that it cannot read makes Mosquitto quit (2.1) or
 let nobody in. After a crash between two files each of them is whole, the old or the new one, and any mixture is a
@@ -14,13 +15,14 @@ import os
 import signal
 import stat
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 from cryptography import x509
 
+from cloud.authority_directory import write_authorities
 from cloud.broker_config import DATA_DIRECTORY, PID_FILE, Listener, derive_secured_config, mosquitto_settings
 from cloud.durable import PRIVATE_FILE, make_private_directory, write_durably
 from cloud.pki.issuing import CLOUD_NAME
@@ -35,6 +37,8 @@ DEVICES_CA_FILE: Final = "devices-ca.crt"
 SERVICES_CA_FILE: Final = "services-ca.crt"
 CRL_FILE: Final = "revoked.crl"
 SERVER_FILE: Final = "server.pem"
+DEVICES_CA_DIRECTORY: Final = "devices-ca"
+SERVICES_CA_DIRECTORY: Final = "services-ca"
 UNTOLD_FILE: Final = ".untold"
 RELOAD_TIMEOUT_S: Final = 10.0
 SHARED_FILE: Final = 0o640
@@ -103,18 +107,24 @@ class BrokerFiles:
                 those after it are still the old ones.
         """
         acl = access_rules(topic_root, revoked_devices).encode()
-        _check_authorities("services-ca.crt", services_ca)
-        _check_revocations(crl, _check_authorities("devices-ca.crt", devices_ca), now or utc_now())
+        services = _check_authorities(SERVICES_CA_FILE, services_ca)
+        devices = _check_authorities(DEVICES_CA_FILE, devices_ca)
+        _check_revocations(crl, devices, now or utc_now())
+        writes: list[Callable[[], bool]] = [
+            lambda: self._write(CRL_FILE, crl),
+            lambda: self._write(DEVICES_CA_FILE, devices_ca),
+            lambda: self._write_directory(DEVICES_CA_DIRECTORY, devices),
+        ]
         # A list without its authority does no harm; an authority without its list would let nobody in.
-        lists = [(CRL_FILE, crl), (DEVICES_CA_FILE, devices_ca)]
         if crl.count(_CRL_END) < self._read(CRL_FILE).count(_CRL_END):
-            lists.reverse()
+            writes.reverse()
         try:
             make_private_directory(self.directory)
         except OSError as error:
             raise BrokerFilesError(f"{self.directory} could not be made: {error.strerror}; nothing changed") from error
-        files = ((ACL_FILE, acl), *lists, (SERVICES_CA_FILE, services_ca))
-        changed = [self._write(name, data) for name, data in files]
+        changed = [self._write(ACL_FILE, acl), *(write() for write in writes)]
+        changed.append(self._write(SERVICES_CA_FILE, services_ca))
+        changed.append(self._write_directory(SERVICES_CA_DIRECTORY, services))
         self._share(self.server_file)
         return any(changed) or self._untold.exists()
 
@@ -205,6 +215,16 @@ class BrokerFiles:
                 f"{path} could not be written: {error.strerror}. It is unchanged, and so are those after it; try again"
             ) from error
         self._share(path)
+        return changed
+
+    def _write_directory(self, name: str, authorities: Sequence[x509.Certificate]) -> bool:
+        directory = self.directory / name
+        try:
+            changed = write_authorities(directory, authorities)
+            for path in directory.iterdir():
+                self._share(path)
+        except OSError as error:
+            raise BrokerFilesError(f"{directory} could not be written: {error.strerror}; try again") from error
         return changed
 
     def _share(self, path: Path) -> None:

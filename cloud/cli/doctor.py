@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 
 from cloud.broker_files import BrokerFiles
-from cloud.cli.context import Operator, pass_operator
+from cloud.cli.context import Command, Operator, pass_operator
 from cloud.cli.render import Column, Output, plural
 from cloud.config import Home, Settings, load_settings, parse_broker_url
 from cloud.doctor.case import Case, Door, Passes
@@ -24,7 +24,7 @@ HOST = "127.0.0.1"
 COLUMNS = (Column("verdict", "verdict"), Column("check", "check"), Column("seen", "seen"))
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--broker", metavar="URL", help="Where devices reach the broker (default: what fleetlift.toml says).")
 @click.option("--cloud-broker", metavar="URL", help="Where the server reaches it (default: what fleetlift.toml says).")
 @click.option(

@@ -162,6 +162,7 @@ def no_session_is_stolen(case: Case) -> Seen:
             cloud.publish(topic, _SECRET)
             _come_as(case, thief, victim)
             with kept.open() as back:
+                back.subscribe(topic)
                 cloud.publish(topic, _CANARY)
                 if not any(message.payload == _SECRET for message in back.until(topic, _CANARY)):
                     return fail("a device that called itself like another destroyed what waited for it", SESSION_MEND)

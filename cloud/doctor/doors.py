@@ -2,7 +2,7 @@
 
 import socket
 import ssl
-from collections.abc import Container, Iterable
+from collections.abc import Container, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -25,6 +25,19 @@ REQUIRE_MEND: Final = (
 )
 _ANYWHERE: Final = ("", "0.0.0.0", "::", "*")  # noqa: S104 - an address to recognise
 _OLD: Final = ("TLS 1.0", "TLS 1.1")
+
+
+def the_broker_is_reached(case: Case) -> Seen:
+    """Connect to both doors."""
+    for door in _doors(case):
+        try:
+            socket.create_connection((door.host, door.port), timeout=TIMEOUT_S).close()
+        except OSError as error:
+            return fail(
+                f"{door} is not reached: {error.strerror or error}",
+                "Does the broker run, and listen there? Otherwise name it with --broker and --cloud-broker.",
+            )
+    return ok(f"{' and '.join(str(door) for door in _doors(case))} are reached")
 
 
 def devices_are_let_in(case: Case) -> Seen:
@@ -51,6 +64,26 @@ def the_server_is_let_in(case: Case) -> Seen:
             "the server's certificate.",
         )
     return ok(f"the server is let in at {case.cloud}")
+
+
+def both_are_heard(case: Case) -> Seen:
+    """Have a device and the server tell each other something."""
+    device = case.passes.device()
+    up, down = case.own(device), case.topics.down(device.id, "ack")
+    try:
+        with case.open_cloud() as cloud, case.open(device) as known:
+            cloud.subscribe(up)
+            known.subscribe(down)
+            codes = known.publish(up, b"up"), cloud.publish(down, b"down")
+            cloud.until(up, b"up")
+            known.until(down, b"down")
+    except VisitError as error:
+        return fail(
+            f"a device and the server do not hear each other: {error}",
+            "Does the broker's acl name the topic root of fleetlift.toml, and the server as fleetlift.cloud? "
+            "use_identity_as_username true below both listeners.",
+        )
+    return ok(f"a device and the server hear each other (reason codes {codes[0]} and {codes[1]})")
 
 
 def only_new_tls_is_offered(case: Case) -> Seen:
@@ -136,15 +169,18 @@ def each_door_is_for_its_own(case: Case) -> Seen:
             "Give the server a listener of its own, with the other authority: there a device's key is worth nothing.",
         )
     server = Device("fleetlift.doctor", case.cloud_certificate)
-    tries = [("a device at the server's door", case.cloud, case.passes.device())]
+    tries: list[tuple[str, Door, Device | None]] = [("a device at the server's door", case.cloud, case.passes.device())]
     if case.cloud_certificate is not None:
         tries.append(("the server at the devices' door", case.devices, server))
     return _none_is_let_in(case, tries, "by the wrong door")
 
 
-def _none_is_let_in(case: Case, tries: Iterable[tuple[str, Door, Device | None]], how: str) -> Seen:
+def _none_is_let_in(case: Case, tries: Sequence[tuple[str, Door, Device | None]], how: str) -> Seen:
     if not case.is_encrypted:
         return unknown(NO_TLS)
+    for door in {door for _, door, _ in tries}:
+        if not _lets_in_its_own(case, door):
+            return unknown(f"nobody is let in at {door}: that says nothing")
     tried = []
     for where, door, device in tries:
         name, certificate = (device.id, device.certificate) if device is not None else (case.passes.device().id, None)
@@ -157,18 +193,31 @@ def _none_is_let_in(case: Case, tries: Iterable[tuple[str, Door, Device | None]]
     return ok(f"not let in {how}: {', '.join(tried)}")
 
 
+def _lets_in_its_own(case: Case, door: Door) -> bool:
+    try:
+        (case.open(case.passes.device()) if door == case.devices else case.open_cloud()).close()
+    except VisitError:
+        return False
+    return True
+
+
 def _is_open(case: Case, host: str, port: int, own: Container[Listener]) -> bool:
-    """Whether a port takes plain, nameless MQTT, and is one of this broker's, or hears what a device says there."""
+    """Whether a port takes plain, nameless MQTT, and is one of this broker's.
+
+    That shows when a visitor there who calls himself like a throw-away device ends that one's session, or hears it.
+    """
     device = case.passes.device()
     door = Door(case.devices.host if host in _ANYWHERE else host, port, None)
     try:
-        with door.visit("fleetlift.doctor-plain", None).open() as plain:
+        with case.open(device) as known, door.visit(device.id, None).open() as plain:
             if (host, port) in own:
                 return True
-            with case.open(device) as known:
-                plain.subscribe(case.own(device))
+            plain.subscribe(case.own(device))
+            try:
                 known.publish(case.own(device), b"x")
-                plain.until(case.own(device), timeout_s=1.0)
+            except VisitError:
+                return True
+            plain.until(case.own(device), timeout_s=1.0)
     except VisitError:
         return False
     return True

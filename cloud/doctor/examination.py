@@ -10,18 +10,22 @@ from paho.mqtt.enums import MQTTProtocolVersion
 from cloud.connection import TlsError
 from cloud.doctor import access, doors, files, limits, revocation
 from cloud.doctor.case import Case
-from cloud.doctor.findings import Finding, Seen, unknown
+from cloud.doctor.findings import Finding, Seen, Verdict, unknown
 from cloud.doctor.visitor import VisitError
 from protocol.errors import FleetliftError
 
 Check = Callable[[Case], Seen]
 
+REACH: Final = "reach"
+CONVERSATION: Final = "conversation"
 CHECKS: Final[dict[str, Check]] = {
+    REACH: doors.the_broker_is_reached,
     "tls-versions": doors.only_new_tls_is_offered,
     "broker-certificate": doors.its_certificate_is_good,
     "plain-mqtt": doors.plain_mqtt_is_refused,
     "device-session": doors.devices_are_let_in,
     "server-session": doors.the_server_is_let_in,
+    CONVERSATION: doors.both_are_heard,
     "no-certificate": doors.strangers_are_refused,
     "foreign-certificate": doors.foreign_certificates_are_refused,
     "expired-certificate": doors.expired_certificates_are_refused,
@@ -51,22 +55,39 @@ _UNTRUSTED_TOO: Final = frozenset({"broker-certificate", "device-session", "serv
 """What is seen with the eyes of a real device and the real server, who insist on the broker's name."""
 
 
+_BY_CONVERSATION: Final = frozenset(
+    {"reading", "publishing", "retained", "last-will", "client-id", "packet-size", "queue", "shared-subscriptions"}
+)
+"""What is concluded from one thing that is heard and another that is not."""
+_WITHOUT_THE_BROKER: Final = frozenset(
+    {REACH, "files", "expiry", "access-rules", "configuration", "connections", "reload"}
+)
+
+
 def examine(case: Case) -> Iterator[Finding]:
     """Make every check and yield what it found, one after the other."""
     case = _with_version(case)
     lenient = case if _is_trusted(case) else case.unverified()
+    verdicts: dict[str, Verdict] = {}
     for name, check in CHECKS.items():
+        if name not in _WITHOUT_THE_BROKER and verdicts[REACH] is not Verdict.OK:
+            seen = unknown("the broker is not reached")
+        elif name in _BY_CONVERSATION and verdicts[CONVERSATION] is not Verdict.OK:
+            seen = unknown("a device and the server do not hear each other: what is not heard says nothing")
+        else:
+            seen = _made(check, case if name in _UNTRUSTED_TOO else lenient)
+        verdicts[name] = seen.verdict
         looked_at = (check.__doc__ or "").splitlines()[0].removesuffix(".")
-        yield Finding(check=name, looked_at=looked_at, seen=_made(check, case if name in _UNTRUSTED_TOO else lenient))
+        yield Finding(check=name, looked_at=looked_at, seen=seen)
 
 
 def _made(check: Check, case: Case) -> Seen:
     try:
         return check(case)
     except (VisitError, TlsError) as error:
-        return unknown(f"could not be looked at: {error}", "Mend what fails above first.")
+        return unknown(f"could not be looked at: {error}")
     except OSError as error:
-        return unknown(f"could not be looked at: {error.strerror or error}", "Does the broker run, and is it reached?")
+        return unknown(f"could not be looked at: {error.strerror or error}")
     except FleetliftError as error:
         return unknown(f"could not be looked at: {error}")
 

@@ -23,7 +23,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from cloud.connection import CONNECT_TIMEOUT_S, NO_DELAY
 from protocol.errors import FleetliftError
 
-ANSWER_TIMEOUT_S: Final = 10.0
+ANSWER_TIMEOUT_S: Final = 5.0
 FAILURE: Final = 0x80
 """The first reason code that says no (MQTT 5, section 2.4)."""
 NO_SUBSCRIBERS: Final = 0x10
@@ -40,6 +40,10 @@ class VisitError(FleetliftError):
 
 class RefusedError(VisitError):
     """The broker did not let us in."""
+
+
+class NotReachedError(VisitError):
+    """Nothing listens there, or the way to it is closed: that says nothing about who is let in."""
 
 
 class SilentError(VisitError):
@@ -79,7 +83,7 @@ class Visit:
     """Unacknowledged QoS 1 messages that we take at a time (MQTT 5, Receive Maximum)."""
 
     def open(self) -> "Visitor":
-        """Connect; raises RefusedError."""
+        """Connect; raises RefusedError or NotReachedError."""
         return Visitor(self).connect()
 
 
@@ -105,7 +109,7 @@ class Visitor:
         return self.visit.version is MQTTProtocolVersion.MQTTv5
 
     def connect(self) -> Self:
-        """Connect; raises RefusedError with the reason."""
+        """Connect; raises RefusedError or NotReachedError with the reason."""
         visit, properties = self.visit, None
         if self._is_5:
             properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
@@ -120,7 +124,8 @@ class Visitor:
             else:
                 self._client.connect(visit.host, visit.port, visit.keepalive_s)
         except (OSError, ValueError) as error:
-            raise RefusedError(_why(error)) from error
+            hung_up = isinstance(error, ssl.SSLError | ConnectionResetError | BrokenPipeError)
+            raise (RefusedError if hung_up else NotReachedError)(_why(error)) from error
         self._client.loop_start()
         try:
             kind, told = self._next_answer("connack")

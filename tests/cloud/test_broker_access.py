@@ -17,6 +17,7 @@ from cloud.broker_config import mosquitto_settings
 from cloud.broker_files import BrokerFilesError
 from cloud.doctor.hello import VERSIONS, offers
 from cloud.doctor.visitor import RefusedError, Visit, VisitError, Visitor
+from cloud.pki.issuing import CLOUD_NAME
 from protocol.topics import Topics
 from tests.support.certificates import Fleet, Identity
 
@@ -44,8 +45,11 @@ class Site:
         return self.visit(self.fleet.device(device_id), **settings).open()
 
     def cloud(self, client_id: str = "fleetlift.test") -> Visitor:
+        return self.cloud_visit(client_id).open()
+
+    def cloud_visit(self, client_id: str) -> Visit:
         context = self.fleet.cloud.context()
-        return Visit(host=HOST, port=self.broker.cloud_port, client_id=client_id, context=context).open()
+        return Visit(host=HOST, port=self.broker.cloud_port, client_id=client_id, context=context)
 
 
 @pytest.fixture
@@ -257,6 +261,20 @@ def test_certificates_and_authorities_change_while_everybody_stays(site: Site) -
         site.visit(new).open().close()
         cloud.publish(TOPICS.down("pi-2", "ack"), b"")
         assert cloud.closed_with is None
+
+
+def test_the_server_comes_in_by_a_new_authority_without_a_restart_of_the_broker(site: Site) -> None:
+    fleet = site.fleet
+    with site.cloud() as staying:
+        fleet.authorities.rotate("services")
+        fleet.authorities.retire("services")
+        fleet.write_access()
+        fleet.renew_server()
+        assert fleet.cloud.certificate is not None
+        fleet.cloud.certificate.write_bytes(fleet.authorities.issue_service(CLOUD_NAME, (), server=False))
+        fleet.files.reload()
+        _eventually_open(site.cloud_visit("fleetlift.again"))
+        assert staying.publish(CANARY, b"undisturbed") == 0
 
 
 def test_the_connection_of_who_sends_too_much_ends(site: Site) -> None:

@@ -1,19 +1,27 @@
 """The broker's files: what stands in them, whole after any interruption, private, and the broker told of them."""
 
 import os
+import shutil
 import signal
 import stat
+import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.x509.oid import NameOID
 
+from cloud import authority_directory as directory_module
 from cloud import broker_files as module
+from cloud.authority_directory import write_authorities
 from cloud.broker_config import BrokerConfigError, derive_secured_config, mosquitto_settings
 from cloud.broker_files import BrokerFiles, BrokerFilesError, access_rules
 from cloud.durable import write_durably
+from cloud.pki.issuing import new_key
 from tests.support.certificates import Fleet
 from tests.support.processes import Processes
 
@@ -54,14 +62,15 @@ def test_the_derived_config_keeps_every_setting_but_paths_addresses_user_and_log
     listeners = [value for name, value in derived if name == "listener"]
     assert listeners == ["1", "2 ::1"]
     own = {"listener", "persistence_location", "user", "pid_file", "log_dest", "connection_messages"}
-    files = {"acl_file", "cafile", "certfile", "keyfile", "crlfile"}
+    files = {"acl_file", "cafile", "capath", "certfile", "keyfile", "crlfile"}
     assert [(name, value) for name, value in derived if name not in own | files] == [
         (name, value) for name, value in settings(mosquitto_settings()) if name not in own | files
     ]
     paths = [Path(value) for name, value in derived if name in files | {"pid_file", "persistence_location"}]
     assert {path.parent for path in paths} == {tmp_path}
     assert {path.name for path in paths} == {
-        *("acl", "server.pem", "devices-ca.crt", "services-ca.crt", "revoked.crl", "mosquitto.pid", "data")
+        *("acl", "server.pem", "devices-ca.crt", "services-ca.crt", "revoked.crl", "mosquitto.pid", "data"),
+        *("devices-ca", "services-ca"),
     }
 
 
@@ -111,7 +120,7 @@ def test_files_are_private_and_writing_the_same_again_changes_nothing(tmp_path: 
         **dict.fromkeys(
             ("acl", "mosquitto.conf", "devices-ca.crt", "services-ca.crt", "revoked.crl", "server.pem"), "0o600"
         ),
-        "data": "0o700",
+        **dict.fromkeys(("data", "devices-ca", "services-ca"), "0o700"),
     }
     assert mode(directory) == 0o700
     directory.chmod(0o2750)  # now it is a group's as well
@@ -128,7 +137,8 @@ def test_an_interruption_leaves_whole_files_that_fit_each_other(
     if change == "retired":
         fleet.authorities.rotate("devices")
         fleet.write_access()
-    before = contents(fleet)
+    before, original = contents(fleet), tmp_path / "original"
+    shutil.copytree(fleet.files.directory, original)
     match change:
         case "rotated":
             fleet.authorities.rotate("devices")
@@ -137,9 +147,10 @@ def test_an_interruption_leaves_whole_files_that_fit_each_other(
         case _:
             fleet.revoked.append(fleet.device("pi-1"))
     states = []
-    for writes in range(5):
+    for writes in range(7):
         failing = Failing(writes)
         monkeypatch.setattr(module, "write_durably", failing)
+        monkeypatch.setattr(directory_module, "write_durably", failing)
         try:
             fleet.write_access()
         except BrokerFilesError as error:
@@ -147,11 +158,13 @@ def test_an_interruption_leaves_whole_files_that_fit_each_other(
         states.append(contents(fleet))
         lists = fleet.files.directory.joinpath("revoked.crl").read_bytes().split(CRL_END)[:-1]
         listed = {x509.load_pem_x509_crl(part + CRL_END).issuer for part in lists}
-        authorities = x509.load_pem_x509_certificates(fleet.files.directory.joinpath("devices-ca.crt").read_bytes())
+        bundle = fleet.files.directory.joinpath("devices-ca.crt").read_bytes()
+        hashed = (path.read_bytes() for path in fleet.files.directory.joinpath("devices-ca").glob("*.0"))
+        authorities = x509.load_pem_x509_certificates(bundle + b"".join(hashed))
         assert {authority.subject for authority in authorities} <= listed, "an authority without its list"
-        if writes < 4:
-            for name, data in before.items():
-                write_durably(fleet.files.directory / name, data)
+        if writes < 6:
+            shutil.rmtree(fleet.files.directory)
+            shutil.copytree(original, fleet.files.directory)
     after = states[-1]
     assert after != before
     for state in states:
@@ -217,3 +230,29 @@ def mode(path: Path) -> int:
 def contents(fleet: Fleet) -> dict[str, Any]:
     names = ("acl", "devices-ca.crt", "services-ca.crt", "revoked.crl")
     return {name: (fleet.files.directory / name).read_bytes() for name in names}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [(NameOID.COMMON_NAME, "devices 1 0123456789abcdef")],
+        [(NameOID.ORGANIZATION_NAME, "  Fleet   LIFT "), (NameOID.COMMON_NAME, "\u00c4rger GmbH & Co")],
+        [(NameOID.COUNTRY_NAME, "DE"), (NameOID.EMAIL_ADDRESS, "Ca@Broker.Test"), (NameOID.USER_ID, "x" * 200)],
+    ],
+)
+def test_authorities_are_found_where_openssl_looks(
+    tmp_path: Path, names: list[tuple[x509.ObjectIdentifier, str]]
+) -> None:
+    subject = x509.Name([x509.NameAttribute(oid, value) for oid, value in names])
+    key, now = new_key(), datetime.now(UTC)
+    builder = x509.CertificateBuilder().subject_name(subject).issuer_name(subject).public_key(key.public_key())
+    certificate = builder.serial_number(1).not_valid_before(now).not_valid_after(now + timedelta(1)).sign(key, SHA256())
+    assert write_authorities(tmp_path / "found", [certificate])
+    assert not write_authorities(tmp_path / "found", [certificate])
+    (path,) = (tmp_path / "found").iterdir()
+    openssl = shutil.which("openssl")
+    assert openssl is not None
+    said = subprocess.run((openssl, "x509", "-hash", "-noout", "-in", path), check=True, capture_output=True, text=True)
+    assert path.name == f"{said.stdout.strip()}.0"
+    assert write_authorities(tmp_path / "found", [])
+    assert not list((tmp_path / "found").iterdir())
