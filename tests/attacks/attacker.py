@@ -21,7 +21,8 @@ from securesystemslib.signer import CryptoSigner, Signer  # type: ignore[attr-de
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp  # type: ignore[attr-defined]
 
 from cloud.key_files import load_key
-from protocol.codec import encode
+from protocol.chunks import BlobRef
+from protocol.codec import encode, to_plain
 from protocol.down import Bundle, Desired, Notice
 from protocol.signing import DESIRED_TYPE, NOTICE_TYPE, Signature, seal
 from protocol.topics import Topics
@@ -31,6 +32,8 @@ from tests.support.processes import wait_until
 
 TOPICS = Topics()
 PATIENCE_S = 10.0
+REMEMBERED_BYTES = 32 * 1024
+"""Larger messages are chunks, or floods."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,10 @@ class Heard:
 class Intruder:
     """Sits on the broker with all rights: hears everything from the first moment on, and says what it likes."""
 
-    def __init__(self, port: int, *, client_id: str = "intruder", tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, port: int, tls: ssl.SSLContext, *, client_id: str = "intruder") -> None:
         self._listening = threading.Event()
         self._client = paho.Client(CallbackAPIVersion.VERSION2, client_id, protocol=MQTTProtocolVersion.MQTTv311)
-        if tls is not None:
-            self._client.tls_set_context(tls)
+        self._client.tls_set_context(tls)
         self._client.max_inflight_messages_set(1000)
         self._client.on_connect = lambda client, *_: client.subscribe(f"{TOPICS.root}/#", 1)
         self._client.on_subscribe = lambda *_: self._listening.set()
@@ -116,7 +118,8 @@ class Intruder:
 
     def _hear(self, _client: paho.Client, _user: Any, message: paho.MQTTMessage) -> None:
         heard = Heard(message.topic, bytes(message.payload), bool(message.retain))
-        self._history.append(heard)
+        if len(heard.payload) <= REMEMBERED_BYTES:
+            self._history.append(heard)
         if self._answering is not None:
             self._inbox.put(heard)
 
@@ -254,6 +257,7 @@ class FalseCloud:
         self._intruder = intruder
         self._pid = server_pid
         self.files: dict[str, bytes] = {}
+        self.blobs: dict[str, BlobRef] = {}
         self.asked: list[str] = []
 
     @contextmanager
@@ -273,9 +277,11 @@ class FalseCloud:
         if ask["what"] != "metadata":
             return
         self.asked.append(ask["name"])
-        body = self.files.get(ask["name"])
-        answer: dict[str, Any] = {"request": ask["request"], "name": ask["name"], "found": body is not None}
-        if body is not None:
+        body, blob = self.files.get(ask["name"]), self.blobs.get(ask["name"])
+        answer: dict[str, Any] = {"request": ask["request"], "name": ask["name"], "found": bool(body or blob)}
+        if blob is not None:
+            answer["blob"] = to_plain(blob)
+        elif body is not None:
             answer["body"] = body.decode()
         device_id = message.topic.split("/")[-3]
         self._intruder.say(TOPICS.down(device_id, "meta"), json.dumps(answer).encode())

@@ -101,6 +101,10 @@ class Scene:
         attempts = [entry["attempt"] for entry in new_entries(before, fingerprint(self.device))]
         return [(item["version"], item.get("outcome"), item.get("reason")) for item in attempts]
 
+    def wants(self) -> list[bytes]:
+        """What the device ever asked chunks of."""
+        return self.intruder.heard(TOPICS.up(self.device.device_id, "want"))
+
     def files(self) -> Files:
         """The product's current metadata, as anybody on the broker has it."""
         return Files.of(self.intruder.hear(TOPICS.bundle(self.product))[-1])

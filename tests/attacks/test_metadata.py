@@ -185,7 +185,7 @@ def next_root(scene: Scene, key: Any) -> Root:
 
 
 def test_a_root_of_too_few_signatures_is_refused(campaign: Campaign) -> None:
-    """One stolen root key of three, two of which are needed: alone, with a garbled one, an empty one, the online key."""
+    """One root key of the two that are needed: alone, or with a garbled signature, an empty one, the online key's."""
     scene, own = campaign.scene, CryptoSigner.generate_ed25519()
     one = scene.key("root-1")
     good = Metadata[Root].from_bytes(metadata(next_root(scene, own), own, one))

@@ -1,0 +1,199 @@
+"""Chunks and chunk lists: tampered, truncated, over-long, of another blob, endless, and by the thousand."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]  # exported without saying so
+
+from device_agent.asks import MAX_FILE_BYTES
+from protocol.chunks import CHUNK_BYTES, MAGIC, BlobRef, describe, pack_chunk
+from protocol.manifest import Manifest
+from tests.attacks.attacker import PATIENCE_S, TOPICS, FalseCloud, notice
+from tests.attacks.evidence import ATTEMPT, fingerprint, refused
+from tests.attacks.scene import Scene
+from tests.attacks.test_firmware import sign
+from tests.support.devices import Device
+from tests.support.images import Image
+from tests.support.processes import wait_until
+
+MEMORY_KIB = 72 * 1024
+"""What an agent may ever use, whatever is sent to it: after its first update, with TLS, it uses 49 MiB."""
+FLOOD = 1500
+"""Messages, of 64 KiB and more: about a hundred times what an agent may hold."""
+
+
+def peak_kib(device: Device) -> int:
+    """The most memory that the agent ever used."""
+    assert device.agent is not None
+    return status_of(device.agent.pid)["VmHWM"]
+
+
+def status_of(pid: int) -> dict[str, int]:
+    lines = [line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines()]
+    return {line[0].rstrip(":"): int(line[1]) for line in lines if line[0].startswith("Vm")}
+
+
+def bad_chunks(index: int, good: bytes) -> dict[str, bytes]:
+    """Messages that look like the chunk that is waited for, and are not."""
+    flipped = bytearray(good)
+    flipped[len(good) // 2] ^= 1
+    header = pack_chunk(index, good)[:12]
+    return {
+        "tampered": pack_chunk(index, flipped),
+        "truncated": pack_chunk(index, good[:-1]),
+        "emptied": pack_chunk(index, b""),
+        "over-long": pack_chunk(index, good + b"\0"),
+        "twice as long": pack_chunk(index, good.ljust(2 * CHUNK_BYTES - 1024, b"\0")),
+        "another's place": pack_chunk(index + 1, good),
+        "beyond the end": pack_chunk(2**32 - 1, good),
+        "no header": good,
+        "half a header": header[:7],
+        "nothing": b"",
+        "another magic": b"FLC2" + pack_chunk(index, good)[4:],
+        "a header that lies": header[:8] + (len(good) + 1).to_bytes(4, "big") + good,
+        "a length without end": MAGIC + index.to_bytes(4, "big") + b"\xff\xff\xff\xff" + good,
+    }
+
+
+@contextmanager
+def downloading(scene: Scene, false_cloud: FalseCloud, image: Image, manifest: Manifest) -> Iterator[None]:
+    """Have the device wait for chunks of a firmware, of which the intruder alone can send any."""
+    with false_cloud.reigning():
+        wanted = scene.reference(image, seq=manifest.seq)
+        scene.intruder.say(scene.channel_topic, notice(scene.offer(wanted), scene.key("online")))
+        yield
+
+
+def expect_want(scene: Scene, blob: str) -> None:
+    def wanted() -> bool:
+        return any(json.loads(want)["blob"] == blob for want in scene.wants())
+
+    wait_until(wanted, PATIENCE_S, f"a want for {blob[:8]}")
+
+
+@pytest.fixture
+def upload(scene: Scene) -> tuple[Image, Manifest]:
+    """A good firmware of several chunks that nobody has released yet."""
+    image = scene.next_image(filler_bytes=5 * CHUNK_BYTES)
+    manifest = sign(scene, image)
+    content = image.path.read_bytes()
+    scene.fleet.api(
+        "PUT", f"/blobs/{image.digest}", content=content, headers={"Content-Type": "application/octet-stream"}
+    )
+    return image, manifest
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+def test_chunks_and_chunk_lists_that_are_not_what_was_signed_are_dropped(
+    scene: Scene, false_cloud: FalseCloud, upload: tuple[Image, Manifest], qos: int
+) -> None:
+    image, manifest = upload
+    content = image.path.read_bytes()
+    ref, (list_bytes,) = describe([content])
+    before = scene.at_rest()
+    with downloading(scene, false_cloud, image, manifest):
+        for blob, good in ((ref.lists[0], list_bytes), (ref.digest, content[:CHUNK_BYTES])):
+            expect_want(scene, blob)
+            for topic in (TOPICS.chunks(blob), TOPICS.chunks(blob, scene.group)):
+                for what, payload in bad_chunks(0, good).items():
+                    counted = refused(scene.device)
+                    scene.intruder.say(topic, payload, qos=qos)
+                    scene.intruder.fence(scene.device)
+                    assert refused(scene.device)["bad_chunk"] == counted.get("bad_chunk", 0) + 1, what
+            scene.intruder.say(TOPICS.chunks(ref.lists[0]), pack_chunk(0, list_bytes))
+        changed = before.changes(fingerprint(scene.device))
+        allowed = {"journal/entries", "journal/facts", "journal/seen", "journal/chunk_lists", "journal/chunks"}
+        assert set(changed) <= allowed, changed
+    scene.device.expect(image)  # the cloud is back, and the very same download is finished
+    scene.fleet.expect_outcome(scene.device, image)
+    scene.takes_the_next_good_release()
+
+
+def test_a_flood_of_forged_chunks_costs_neither_memory_nor_the_update(
+    scene: Scene, false_cloud: FalseCloud, upload: tuple[Image, Manifest]
+) -> None:
+    """On every stream that the device listens to, as fast as the broker takes it, while an update is under way."""
+    image, manifest = upload
+    content = image.path.read_bytes()
+    ref, (list_bytes,) = describe([content])
+    counted = refused(scene.device).get("bad_chunk", 0)
+    with downloading(scene, false_cloud, image, manifest):
+        expect_want(scene, ref.lists[0])
+        scene.intruder.say(TOPICS.chunks(ref.lists[0]), pack_chunk(0, list_bytes))
+        expect_want(scene, ref.digest)
+        payload = pack_chunk(1, b"\x66" * CHUNK_BYTES)
+        for number in range(FLOOD):
+            topic = TOPICS.chunks(ref.digest, scene.group if number % 2 else None)
+            scene.intruder.say(topic, payload, qos=0)
+        scene.intruder.fence(scene.device)
+        assert 0 < refused(scene.device)["bad_chunk"] - counted <= FLOOD
+    scene.device.expect(image)
+    scene.fleet.expect_outcome(scene.device, image)
+    assert peak_kib(scene.device) <= MEMORY_KIB
+    scene.takes_the_next_good_release()
+
+
+def test_a_flood_of_chunks_that_nobody_wants_changes_nothing(scene: Scene) -> None:
+    with scene.refusing():
+        payload = pack_chunk(0, b"\x66" * CHUNK_BYTES)
+        for _ in range(FLOOD):
+            scene.intruder.say(TOPICS.chunks("e" * 64, scene.group), payload, qos=0)
+    assert peak_kib(scene.device) <= MEMORY_KIB
+
+
+@pytest.mark.parametrize("kind", ["desired", "notice", "bundle", "meta"])
+def test_a_flood_of_the_largest_messages_costs_no_memory(scene: Scene, kind: str) -> None:
+    """Each is as large as a message can be, well made, and wrong in its last part."""
+    topics = {"notice": scene.channel_topic, "bundle": TOPICS.bundle(scene.product)}
+    filler = "x" * 120_000
+    payloads: dict[str, Any] = {
+        "desired": {"type": "t", "payload": filler, "signatures": [{"keyid": "0" * 64, "sig": "00"}]},
+        "notice": {"type": "t", "payload": filler, "signatures": [{"keyid": "0" * 64, "sig": "00"}]},
+        "bundle": {"product": "thermostat", "root_version": 1, "files": {"a/b": filler}},
+        "meta": {"request": -1, "name": filler, "found": "no"},
+    }
+    with scene.refusing("bad_message"):
+        payload = json.dumps(payloads[kind]).encode()
+        for _ in range(FLOOD):
+            scene.intruder.say(topics.get(kind, scene.topic(kind)), payload, qos=0)
+    assert peak_kib(scene.device) <= MEMORY_KIB
+
+
+def test_a_metadata_file_without_end_is_not_fetched(scene: Scene, false_cloud: FalseCloud) -> None:
+    """The false cloud answers with a blob, one byte larger than any metadata file is."""
+    image = scene.next_image()
+    blob = BlobRef(digest="e" * 64, size_bytes=MAX_FILE_BYTES + 1, lists=("d" * 64,))
+    files = scene.files()
+    files.date(CryptoSigner.generate_ed25519())
+    with scene.refusing("bad_signature", besides=ATTEMPT | {"seen"}), false_cloud.reigning():
+        false_cloud.blobs["timestamp.json"] = blob
+        scene.intruder.say(TOPICS.bundle(scene.product), files.bundle)
+        with scene.wanting(scene.reference(image), code="bad_signature"):
+            pass
+        scene.at_rest()
+        assert "timestamp.json" in false_cloud.asked, "the answer was not asked for"
+        assert not any(json.loads(want)["blob"] == "d" * 64 for want in scene.wants())
+
+
+def test_the_largest_metadata_file_costs_no_memory_and_is_refused(scene: Scene, false_cloud: FalseCloud) -> None:
+    """5 MB of timestamp, every chunk of it just what its digest says: the false cloud chose the digest."""
+    image, content = scene.next_image(), b" " * MAX_FILE_BYTES
+    blob, (list_bytes,) = describe([content])
+    files = scene.files()
+    files.date(CryptoSigner.generate_ed25519())
+    with scene.refusing("untrusted", besides=ATTEMPT | {"seen"}), false_cloud.reigning():
+        false_cloud.blobs["timestamp.json"] = blob
+        scene.intruder.say(TOPICS.bundle(scene.product), files.bundle)
+        with scene.wanting(scene.reference(image), code="untrusted"):
+            expect_want(scene, blob.lists[0])
+            scene.intruder.say(TOPICS.chunks(blob.lists[0]), pack_chunk(0, list_bytes))
+            expect_want(scene, blob.digest)
+            for index in range(blob.chunk_count):
+                chunk = content[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES]
+                scene.intruder.say(TOPICS.chunks(blob.digest), pack_chunk(index, chunk))
+        scene.at_rest()
+    assert peak_kib(scene.device) <= MEMORY_KIB + 2 * MAX_FILE_BYTES // 1024
