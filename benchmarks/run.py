@@ -171,9 +171,8 @@ def agent_running(directory: Path) -> Iterator[tuple[World, Operator, Process]]:
     operator = Operator(world, Teller(), fleetlift)
     agent = Process("agent", [], world.logs / "agent.log", environment_of(UNIT))
     try:
+        operator.run("init", "--product", "bench", "--hardware", "any", *world.settings(), quiet=True)
         world.broker.start()
-        words = ["--product", "bench", "--hardware", "any", "--port", str(world.http_port)]
-        operator.run("init", *words, "--broker", world.broker.url, quiet=True)
         world.start_cloud()
         settings = world.directory / "device"
         world.devices["bench"] = Device("bench", settings, 0, agent)

@@ -14,6 +14,7 @@ from cloud.connection import Tls
 from cloud.durable import make_private_directory, write_durably
 from cloud.pki.authorities import Authorities, RevokedCertificate
 from cloud.pki.issuing import alternative_names
+from cloud.pki.requests import CertificateError
 from cloud.pki.service_certificates import API, renew_due
 from cloud.roles import utc_now
 from protocol.errors import UserError
@@ -111,8 +112,17 @@ def certified_names(settings: Settings) -> tuple[str, ...]:
     broker = settings.broker
     named = [parse_broker_url(url).host for url in (broker.url, broker.device_url) if url]
     host = [] if settings.server.host in ANYWHERE else [settings.server.host]
-    own = ["localhost", LOOPBACK, "::1", socket.gethostname()]
+    own = [name for name in ("localhost", LOOPBACK, "::1", socket.gethostname()) if _can_be_certified(name)]
     return tuple(dict.fromkeys([*settings.server.names, *named, *host, *own]))
+
+
+def _can_be_certified(name: str) -> bool:
+    """Whether a certificate can name it: some machines are called what no host may be called."""
+    try:
+        check_name(name)
+    except CertificateError:
+        return False
+    return True
 
 
 def reachable_host(host: str, names: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from cloud.broker import BrokerKind
-from cloud.demo import releasing, storms
+from cloud.demo import releasing, storms, thieves
 from cloud.demo.operating import HARDWARE, PRODUCT, Image, Operator
 from cloud.demo.releasing import Story
 from cloud.demo.telling import Teller
@@ -26,6 +26,7 @@ ACTS: tuple[tuple[str, str, tuple[Callable[[Story], None], ...]], ...] = (
     ("e", "Broker and cloud are killed in the middle of a rollout", (storms.killed_servers,)),
     ("f", "A stranger with access to the broker", (storms.forged,)),
     ("g", "Rolling back, a locked device, a single device", (releasing.rolling_back, releasing.finish)),
+    ("h", "A stolen device", (thieves.stolen_device,)),
 )
 
 
@@ -62,10 +63,10 @@ def _tell(teller: Teller, world: World, commands: click.Command) -> None:
     images = {version: Image(version, path) for version, path in _build(world).items()}
     operator = Operator(world, teller, commands)
     story = Story(world, teller, operator, images)
-    world.broker.start()
     teller.act("a", ACTS[0][1])
+    operator.run("init", "--product", PRODUCT, "--hardware", HARDWARE, *world.settings())
+    world.broker.start()
     teller.say(f"broker: {world.broker.kind}, in a process of its own, at {world.broker.url}")
-    operator.run("init", "--product", PRODUCT, "--hardware", HARDWARE, *_where(world))
     world.start_cloud()
     teller.say(f"cloud at {world.url}, keys in {world.home / 'operator' / 'keys'}")
     for name, title, parts in ACTS:
@@ -74,10 +75,6 @@ def _tell(teller: Teller, world: World, commands: click.Command) -> None:
         for part in parts:
             part(story)
     _show(teller, operator)
-
-
-def _where(world: World) -> list[str]:
-    return ["--port", str(world.http_port), "--broker", world.broker.url]
 
 
 def _build(world: World) -> dict[str, Path]:
@@ -107,5 +104,5 @@ def _say_how_to_look(teller: Teller, world: World) -> None:
     teller.say(f"everything still runs, in {world.directory}")
     teller.say(f"look around:  fleetlift device list --home {world.home}")
     teller.say(f"a device:     fleetlift-agent status --config {world.directory}/devices/pi-1/agent.toml")
-    teller.say(f"the API:      {world.url}/docs")
+    teller.say(f"the API:      {world.url}/api/v1/openapi.json")
     teller.say("to end it:    Ctrl-C here, which also removes the directory")

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
+from cloud.connection import Tls
 from protocol.chunks import CHUNK_BYTES, pack_chunk
 
 CONNECT_TIMEOUT_S: Final = 10.0
@@ -18,12 +19,14 @@ FORGERY_S: Final = 0.01
 
 
 class Stranger:
-    """A plain MQTT client: it hears everything, and says what it likes."""
+    """Who has the broker itself, or the cloud's way to it: hears everything, and says what he likes."""
 
-    def __init__(self, url: str, root: str) -> None:
-        """Take the broker's address and the topic root."""
+    def __init__(self, url: str, root: str, tls: Tls | None) -> None:
+        """Take the broker's address for the cloud, the topic root, and the cloud's stolen certificate."""
         self._address = urlsplit(url)
         self._client = paho.Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv311)
+        if tls is not None:
+            self._client.tls_set_context(tls.context())
         self._client.on_connect = self._subscribe
         self._client.on_message = self._hear
         self._root = root

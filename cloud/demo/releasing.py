@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from cloud.demo.auditing import keys_with_the_server
 from cloud.demo.observing import read_only
 from cloud.demo.operating import Image, Operator, attempts, bucket, check_now, control, join
 from cloud.demo.telling import Teller, wait_for
@@ -83,8 +84,8 @@ def joining(story: Story) -> None:
         return [row["device_id"] for row in operator.run("device", "list", "--online", quiet=True)]
 
     teller.eventually("six devices in three groups are online", lambda: len(online()) == 6, online)
-    keys = {path.name for path in (world.home / "cloud").rglob("*") if path.suffix == ".pem"}
-    teller.expect("the server holds no key that could sign firmware", len(keys) == 1, str(sorted(keys)))
+    keys = keys_with_the_server(world)
+    teller.expect("neither server nor broker holds a key that could sign firmware", not keys, str(keys))
 
 
 def by_percentage(story: Story) -> None:

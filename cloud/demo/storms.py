@@ -19,7 +19,7 @@ def killed_agent(story: Story) -> None:
     teller, device = story.teller, story.group("clinic")[0]
     image = story.images[BIG]
     teller.say(f"{image.path.stat().st_size / 2**20:.0f} MiB for {device.device_id}, whose window is small")
-    with Stranger(story.world.broker.url, DEFAULT_ROOT) as witness:
+    with Stranger(story.world.broker.cloud_url, DEFAULT_ROOT, story.world.cloud_tls) as witness:
         story.operator.run("release", "push", str(image.path), "--group", "clinic", "--percentage", "100", "--yes")
         story.operator.run("ota", device.device_id, BIG)
         wait_for(lambda: len(_marked(device, image.digest)) > 200, TAKE_TIMEOUT_S, FINE_POLL_S)
@@ -77,7 +77,7 @@ def forged(story: Story) -> None:
     teller, devices = story.teller, story.group("lab")
     image = story.images[BIG]
     topic = Topics().notice(PRODUCT, "lab", COMPONENT)
-    with Stranger(story.world.broker.url, DEFAULT_ROOT) as stranger:
+    with Stranger(story.world.broker.cloud_url, DEFAULT_ROOT, story.world.cloud_tls) as stranger:
         wait_for(lambda: stranger.notices(topic), 10)
         genuine = stranger.notices(topic)[-1]
         teller.say("a stranger publishes an altered notice, and forged chunks while the image streams")

@@ -1,9 +1,11 @@
 """The demonstration's processes: a broker, a cloud and agents, each of its own, started and killed by pid."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,9 +15,12 @@ from typing import Final
 
 import httpx
 
-from cloud.broker import BrokerKind, EmbeddedBroker
+from cloud.broker import BrokerKind, EmbeddedBroker, Secured, choose_kind
+from cloud.config import Home
+from cloud.connection import Tls
 from cloud.demo.observing import Observed
 from cloud.demo.telling import wait_for
+from cloud.pki.service_certificates import CLOUD, SERVICES_CA
 from protocol.errors import FleetliftError
 
 START_TIMEOUT_S: Final = 30.0
@@ -100,6 +105,13 @@ class Device:
         return self.directory / "state"
 
     @property
+    def identity(self) -> Path:
+        """The file with its key and certificate."""
+        directory = self.directory / "identity"
+        named: str = json.loads((directory / "identity.json").read_text(encoding="utf-8"))["certificate"]
+        return directory / named
+
+    @property
     def seen(self) -> Observed:
         """The device, looked at from outside."""
         return Observed(self.state_dir)
@@ -121,27 +133,56 @@ class World:
         self.logs = directory / "logs"
         self.home = directory / "home"
         self.logs.mkdir(parents=True, exist_ok=True)
-        self.broker = EmbeddedBroker(directory / "broker", kind=broker)
-        self.http_port = free_port()
+        self.kind: BrokerKind = broker or choose_kind()
+        self.http_port, self.broker_port, self.cloud_port = free_port(), free_port(), free_port()
+        self.broker = self._broker()
         self.cloud = Process(
             "cloud", [program("fleetlift"), "serve", "--home", str(self.home)], self.logs / "cloud.log"
         )
         self.devices: dict[str, Device] = {}
 
     @property
+    def tls(self) -> bool:
+        """Whether everything is encrypted: wherever Mosquitto is."""
+        return self.kind == "mosquitto"
+
+    @property
     def url(self) -> str:
         """The cloud's address."""
-        return f"http://{HOST}:{self.http_port}"
+        return f"{'https' if self.tls else 'http'}://{HOST}:{self.http_port}"
+
+    @property
+    def cloud_tls(self) -> Tls | None:
+        """The cloud's own way to the broker: who has it may say everything there."""
+        home = Home(self.home)
+        return Tls(ca=home.tls / SERVICES_CA, certificate=home.tls / CLOUD) if self.tls else None
+
+    def settings(self) -> list[str]:
+        """Return how `fleetlift init` is told of these ports."""
+        ports = ["--port", str(self.http_port), "--broker", self.broker.url]
+        return [*ports, "--cloud-port", str(self.cloud_port)] if self.tls else ports
 
     @property
     def database(self) -> Path:
         """The cloud's database."""
         return self.home / "cloud" / "fleetlift.db"
 
+    @property
+    def authority(self) -> Path | None:
+        """What the cloud's certificate is checked by."""
+        return Home(self.home).operator_ca if self.tls else None
+
+    def _broker(self) -> EmbeddedBroker:
+        if (tls := self.cloud_tls) is None:
+            return EmbeddedBroker(self.directory / "broker", port=self.broker_port, kind=self.kind)
+        secured = Secured(tls=tls, cloud_port=self.cloud_port)
+        return EmbeddedBroker(Home(self.home).broker, port=self.broker_port, kind=self.kind, secured=secured)
+
     def start_cloud(self) -> None:
         """Start the cloud and wait until it says that it is ready; raises DemoError."""
         self.cloud.start()
-        if not wait_for(lambda: not self.cloud.alive or answers(f"{self.url}/readyz"), START_TIMEOUT_S):
+        ready = f"{self.url}/readyz"
+        if not wait_for(lambda: not self.cloud.alive or answers(ready, self.authority), START_TIMEOUT_S):
             raise DemoError(f"the cloud did not become ready:\n{self.cloud.last_lines()}")
         if not self.cloud.alive:
             raise DemoError(f"the cloud ended by itself:\n{self.cloud.last_lines()}")
@@ -159,10 +200,11 @@ class World:
         self.broker.stop()
 
 
-def answers(url: str) -> bool:
-    """Whether an address answers with success."""
+def answers(url: str, authority: Path | None = None) -> bool:
+    """Whether an address answers with success, and by a certificate of `authority` if it is given."""
+    verify = ssl.create_default_context(cafile=authority) if authority else True
     try:
-        return httpx.get(url, timeout=2, trust_env=False).is_success
+        return httpx.get(url, timeout=2, trust_env=False, verify=verify).is_success
     except httpx.HTTPError:
         return False
 
