@@ -224,6 +224,7 @@ class EmbeddedBroker:
         command = self._command(port, cloud_port)
         launcher = ("/bin/sh", "-c", _LAUNCH, "sh", *command)
         # Sessions of their own: a Ctrl-C in the terminal is for the parent to act on, not for them to die of.
+        self.log_path.touch(mode=0o600)
         with self.log_path.open("wb") as log:
             self._watchdog = subprocess.Popen(
                 ("/bin/sh", "-c", _WATCH), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True

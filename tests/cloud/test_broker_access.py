@@ -1,8 +1,6 @@
 """What the broker lets whom do: the project's configuration on a real Mosquitto, seen by devices and strangers."""
 
 import socket
-import time
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -16,48 +14,22 @@ from cloud.broker import HOST, EmbeddedBroker, Secured
 from cloud.broker_config import mosquitto_settings
 from cloud.broker_files import BrokerFilesError
 from cloud.doctor.hello import VERSIONS, offers
-from cloud.doctor.visitor import RefusedError, Visit, VisitError, Visitor
-from cloud.pki.issuing import CLOUD_NAME
-from protocol.topics import Topics
+from cloud.doctor.visitor import RefusedError, Visit, VisitError
+from tests.cloud.sites import (
+    CANARY,
+    NOT_AUTHORIZED,
+    SESSION_S,
+    TOPICS,
+    Site,
+    eventually_open,
+    is_refused,
+    site,
+)
 from tests.support.certificates import Fleet, Identity
 
+__all__ = ["site"]
 pytestmark = pytest.mark.broker
-TOPICS = Topics()
-NOT_AUTHORIZED = 0x87
 TLS_ALERT = b"\x15"
-SESSION_S = 3600
-CANARY = TOPICS.down("pi-1", "ack")
-
-
-class Site:
-    """A fleet and its running broker."""
-
-    def __init__(self, fleet: Fleet, broker: EmbeddedBroker) -> None:
-        self.fleet, self.broker = fleet, broker
-
-    def visit(self, identity: Identity | Path | None, client_id: str = "", **settings: Any) -> Visit:
-        """Return how a client comes to the devices' door."""
-        name = client_id or (identity.device_id if isinstance(identity, Identity) else "stranger")
-        context = self.fleet.context(identity)
-        return Visit(host=HOST, port=self.broker.port, client_id=name, context=context, **settings)
-
-    def device(self, device_id: str, **settings: Any) -> Visitor:
-        return self.visit(self.fleet.device(device_id), **settings).open()
-
-    def cloud(self, client_id: str = "fleetlift.test") -> Visitor:
-        return self.cloud_visit(client_id).open()
-
-    def cloud_visit(self, client_id: str) -> Visit:
-        context = self.fleet.cloud.context()
-        return Visit(host=HOST, port=self.broker.cloud_port, client_id=client_id, context=context)
-
-
-@pytest.fixture
-def site(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
-    fleet = Fleet(tmp_path)
-    with EmbeddedBroker(fleet.files.directory, secured=Secured(tls=fleet.cloud)) as broker:
-        yield Site(fleet, broker)
-        request.node.add_report_section("teardown", "broker's log", broker.log_tail(60))
 
 
 def test_a_device_and_the_cloud_hear_each_other(site: Site) -> None:
@@ -185,10 +157,10 @@ def test_who_has_no_certificate_or_a_wrong_one_is_not_let_in(site: Site, tmp_pat
         ("an expired one", fleet.device("pi-1", lifetime=timedelta(seconds=-1))),
     ]
     for why, identity in wrong:
-        assert _refused(site.visit(identity, "pi-1")), f"let in with {why}"
+        assert is_refused(site.visit(identity, "pi-1")), f"let in with {why}"
     for identity in (None, foreign, fleet.device("pi-1"), server):
         visit = replace(site.visit(identity, "fleetlift.control"), port=site.broker.cloud_port)
-        assert _refused(visit), f"let in at the cloud's door with {identity}"
+        assert is_refused(visit), f"let in at the cloud's door with {identity}"
 
 
 def test_neither_door_opens_without_tls_or_with_an_old_one(site: Site) -> None:
@@ -206,75 +178,6 @@ def test_a_device_of_the_old_protocol_is_held_to_the_same_rules(site: Site) -> N
         forger.publish(TOPICS.up("pi-2", "hello"), b"forged")
         forger.publish(TOPICS.up("pi-1", "hello"), b"canary")
         assert cloud.until(TOPICS.up("pi-1", "hello"), b"canary") == []
-
-
-def test_a_revoked_device_is_silent_at_once_both_ways_and_not_let_in_again_and_nobody_else_notices(site: Site) -> None:
-    revoked, other = site.fleet.device("pi-1"), site.fleet.device("pi-2")
-    with site.visit(revoked).open() as silenced, site.visit(other).open() as device, site.cloud() as cloud:
-        cloud.subscribe(TOPICS.all_up())
-        silenced.subscribe(TOPICS.all_down("pi-1"), f"{TOPICS.root}/b/+")
-        device.subscribe(TOPICS.all_down("pi-2"), f"{TOPICS.root}/b/+")
-        assert silenced.publish(TOPICS.up("pi-1", "hello"), b"before") == 0
-        assert cloud.until(TOPICS.up("pi-1", "hello"), b"before") == []
-        began = time.monotonic()
-        site.fleet.revoke(revoked)
-        while silenced.publish(TOPICS.up("pi-1", "hello"), b"x") != NOT_AUTHORIZED:
-            assert time.monotonic() - began < 5
-        silent_after_s = time.monotonic() - began
-        with pytest.raises(RefusedError):
-            site.visit(revoked).open()
-        refused_after_s = time.monotonic() - began
-        assert max(silent_after_s, refused_after_s) < 5, (silent_after_s, refused_after_s)
-        cloud.publish(TOPICS.down("pi-1", "desired"), b"not for thieves")
-        cloud.publish(TOPICS.chunks("ab" * 32), b"chunk")
-        assert device.until(TOPICS.chunks("ab" * 32), b"chunk") == []
-        silenced.subscribe("nothing")  # an answer after which whatever was to come would have come
-        assert silenced._heard.empty()
-        device.publish(TOPICS.up("pi-2", "state"), b"undisturbed")
-        assert [heard for heard in cloud.until(TOPICS.up("pi-2", "state")) if heard.payload != b"x"] == []
-        again = site.fleet.device("pi-2")  # certified anew, as after a renewal
-        with site.visit(again).open():
-            pass
-
-
-def test_certificates_and_authorities_change_while_everybody_stays(site: Site) -> None:
-    fleet = site.fleet
-    old = fleet.device("pi-1")
-    with site.visit(old).open() as staying, site.cloud() as cloud:
-        staying.subscribe(TOPICS.all_down("pi-1"))
-        fleet.authorities.rotate("devices")
-        fleet.renew_server()
-        assert fleet.write_access()
-        served = _served(site)
-        assert fleet.files.reload()
-        new = fleet.device("pi-2")
-        assert new.issued.authority == "devices-2"
-        _eventually_open(site.visit(new))
-        with site.visit(fleet.device("pi-3")).open():
-            assert _served(site) != served, "the broker still shows its old certificate"
-        cloud.publish(CANARY, b"canary")
-        assert staying.until(CANARY, b"canary") == []
-        fleet.authorities.retire("devices")
-        assert fleet.write_access()
-        assert fleet.files.reload()
-        _eventually_refused(site.visit(old, client_id="pi-1"))
-        site.visit(new).open().close()
-        cloud.publish(TOPICS.down("pi-2", "ack"), b"")
-        assert cloud.closed_with is None
-
-
-def test_the_server_comes_in_by_a_new_authority_without_a_restart_of_the_broker(site: Site) -> None:
-    fleet = site.fleet
-    with site.cloud() as staying:
-        fleet.authorities.rotate("services")
-        fleet.authorities.retire("services")
-        fleet.write_access()
-        fleet.renew_server()
-        assert fleet.cloud.certificate is not None
-        fleet.cloud.certificate.write_bytes(fleet.authorities.issue_service(CLOUD_NAME, (), server=False))
-        fleet.files.reload()
-        _eventually_open(site.cloud_visit("fleetlift.again"))
-        assert staying.publish(CANARY, b"undisturbed") == 0
 
 
 def test_the_connection_of_who_sends_too_much_ends(site: Site) -> None:
@@ -295,7 +198,7 @@ def test_connections_over_the_limit_are_not_let_in(tmp_path: Path, monkeypatch: 
             site.device("pi-9")
         assert [device.publish(TOPICS.up(f"pi-{number}", "hello")) for number, device in enumerate(inside)] == [0, 0, 0]
         inside.pop().close()
-        _eventually_open(site.visit(fleet.device("pi-9")))
+        eventually_open(site.visit(fleet.device("pi-9")))
         for device in inside:
             device.close()
 
@@ -365,44 +268,3 @@ def _answer_to_plain_mqtt(port: int) -> bytes:
             return opened.recv(100)
         except ConnectionError:
             return b""
-
-
-def _served(site: Site) -> bytes | None:
-    context = site.fleet.context(None)
-    with (
-        socket.create_connection((HOST, site.broker.port)) as opened,
-        context.wrap_socket(opened, server_hostname="localhost") as secured,
-    ):
-        return secured.getpeercert(binary_form=True)
-
-
-def _refused(visit: Visit) -> bool:
-    try:
-        visit.open().close()
-    except RefusedError:
-        return True
-    return False
-
-
-def _eventually_open(visit: Visit) -> None:
-    """A reload is over when the broker says so to nobody: poll."""
-    deadline = time.monotonic() + 5
-    while True:
-        try:
-            visit.open().close()
-        except RefusedError:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        else:
-            return
-
-
-def _eventually_refused(visit: Visit) -> None:
-    deadline = time.monotonic() + 5
-    try:
-        while True:
-            visit.open().close()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-    except RefusedError:
-        return
