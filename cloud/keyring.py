@@ -19,6 +19,7 @@ from cloud.key_files import KeyFileError
 from cloud.keys.known_metadata import KeyringError, KnownMetadata
 from cloud.keys.passphrases import Passphrases
 from cloud.keys.private_keys import PrivateKeys
+from cloud.keys.signing import add_signature
 from cloud.roles import (
     OFFLINE_LIFETIME,
     ROOT,
@@ -323,5 +324,5 @@ def _place(manifest: Manifest) -> tuple[str, int]:
 def _signed(payload: Root | Targets, signers: Iterable[Signer]) -> bytes:
     metadata: Metadata[Any] = Metadata(payload)
     for signer in signers:
-        metadata.sign(signer, append=True)
+        add_signature(metadata, signer)
     return metadata.to_bytes()

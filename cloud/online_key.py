@@ -12,6 +12,7 @@ from cloud.durable import sync_directory
 from cloud.key_files import KeyFileError, create_key
 from cloud.keys import public_keys
 from cloud.keys.private_keys import PrivateKeys
+from cloud.keys.signing import add_signature
 from cloud.metadata_files import MetadataFile
 from cloud.roles import MAX_VERSION, SNAPSHOT, SNAPSHOT_LIFETIME, TIMESTAMP, TIMESTAMP_LIFETIME, TrustError
 from protocol.signing import Signature
@@ -103,7 +104,7 @@ class OnlineKey:
     def _sign(self, payload: Snapshot | Timestamp) -> MetadataFile:
         metadata: Metadata[Any] = Metadata(payload)
         for signer in self._active:
-            metadata.sign(signer, append=True)
+            add_signature(metadata, signer)
         return MetadataFile(metadata.to_bytes(), metadata)
 
 

@@ -48,7 +48,7 @@ class Operator:
     def api(self) -> ApiClient:
         """The server's API, with the operator's token."""
         url = self.server_option or os.environ.get(SERVER_VARIABLE) or self.context.server
-        client = ApiClient(url, self._token(), self.ca)
+        client = ApiClient(url, self.read_token(), self.ca)
         click.get_current_context().find_root().call_on_close(client.close)
         return client
 
@@ -75,7 +75,8 @@ class Operator:
         """Return the component of an option, else of the context."""
         return option or self.context.component
 
-    def _token(self) -> str:
+    def read_token(self) -> str:
+        """Return the API token of `--token-file`, FLEETLIFT_TOKEN_FILE or the home; raises UserError."""
         named = self.token_option or os.environ.get(TOKEN_VARIABLE)
         path = Path(named).expanduser() if named else self.home.token_file
         try:

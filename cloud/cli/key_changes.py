@@ -62,6 +62,15 @@ def _public_key(keyring: Keyring, text: str, label: str | None, *, needs_cryptog
     return key if label is None else labelled(key, label)
 
 
+def _find(keyring: Keyring, changes: Changes, role: str, text: str) -> str:
+    """Return the id of a role's key: by its name in this home, the beginning of its id, or whose it is."""
+    if text in keyring.keys.names():
+        key = keyring.keys.entry(text).key or keyring.keys.signer(text).public_key
+        if key.keyid in changes.holders(role):
+            return key.keyid
+    return changes.find(role, text)
+
+
 @click.command("add", cls=Command)
 @role_argument
 @click.argument("key", metavar="PUBLIC-KEY")
@@ -85,12 +94,12 @@ def add(operator: Operator, *, role: str, key: str, label: str | None, needs_cry
 @change_options
 @pass_operator
 def revoke(operator: Operator, *, role: str, key: str, **how: Any) -> None:
-    """Let KEY, by the beginning of its id or by whose it is, no longer sign for ROLE.
+    """Let KEY, by its name here, the beginning of its id or whose it is, no longer sign for ROLE.
 
     What it alone has signed is signed anew, by those who remain.
     """
     _not_online(role)
-    _apply(operator, lambda _keyring, changes: changes.revoke_key(role, changes.find(role, key)), **how)
+    _apply(operator, lambda keyring, changes: changes.revoke_key(role, _find(keyring, changes, role, key)), **how)
 
 
 @click.command("replace", cls=Command)
@@ -109,7 +118,7 @@ def replace(
 
     def change(keyring: Keyring, changes: Changes) -> None:
         new = _public_key(keyring, by, label, needs_cryptography=needs_cryptography)
-        changes.replace_key(role, changes.find(role, key), new)
+        changes.replace_key(role, _find(keyring, changes, role, key), new)
 
     _apply(operator, change, **how)
 

@@ -113,7 +113,7 @@ def _reader(operator: Operator, source: Path | None) -> Read:
 
 
 def _write_context(operator: Operator, ca: Path | None) -> None:
-    """Remember the server that was named, in a home that has no context yet."""
+    """Remember the server, CA and token that were named, in a home that has no context yet."""
     if operator.home.context_file.exists() or operator.server_option is None:
         return
     lines = [
@@ -124,6 +124,8 @@ def _write_context(operator: Operator, ca: Path | None) -> None:
         write_durably(operator.home.operator / CA_NAME, ca.read_bytes())
         lines.append(f"ca = {json.dumps(CA_NAME)}")
     write_durably(operator.home.context_file, "\n".join([*lines, ""]).encode())
+    if operator.token_option is not None and not operator.home.token_file.exists():
+        write_durably(operator.home.token_file, f"{operator.read_token()}\n".encode())
     operator.__dict__.pop("context", None)  # it was read before it was there
 
 

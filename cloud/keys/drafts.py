@@ -16,6 +16,7 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root, Targets  # type: ignore[attr-defined]  # the same
 
 from cloud.keys.known_metadata import KeyringError, KnownMetadata
+from cloud.keys.signing import add_signature
 from cloud.roles import (
     MAX_OFFLINE_BYTES,
     ROOT,
@@ -197,7 +198,7 @@ class Draft:
                 continue
             missing = [keyid for keyid in demand.missing if keyid not in pieces[demand.piece].signatures]
             for signer in find(demand.piece, missing, limit):
-                pieces[demand.piece].sign(signer, append=True)
+                add_signature(pieces[demand.piece], signer)
                 signers_used[signer.public_key.keyid] = None
         return replace(self, **_fields(pieces)), tuple(signers_used)
 
