@@ -42,6 +42,7 @@ SERVICES_CA_DIRECTORY: Final = "services-ca"
 UNTOLD_FILE: Final = ".untold"
 RELOAD_TIMEOUT_S: Final = 10.0
 SHARED_FILE: Final = 0o640
+SHARED_DIRECTORY: Final = 0o2750
 _CRL_END: Final = b"-----END X509 CRL-----"
 _MAX_PID_BYTES: Final = 32
 
@@ -221,6 +222,8 @@ class BrokerFiles:
         directory = self.directory / name
         try:
             changed = write_authorities(directory, authorities)
+            if self.directory.stat().st_mode & stat.S_ISGID:
+                directory.chmod(SHARED_DIRECTORY)
             for path in directory.iterdir():
                 self._share(path)
         except OSError as error:

@@ -127,6 +127,9 @@ def test_files_are_private_and_writing_the_same_again_changes_nothing(tmp_path: 
     fleet.write_access()
     fleet.files.write_config(("", 1), ("127.0.0.1", 2))
     assert {mode(path) for path in directory.iterdir() if path.is_file()} == {0o640}
+    for name in ("devices-ca", "services-ca"):
+        assert mode(directory / name) == 0o750
+        assert {mode(path) for path in (directory / name).iterdir()} == {0o640}
 
 
 @pytest.mark.parametrize("change", ["rotated", "retired", "revoked"])
