@@ -9,6 +9,7 @@ from starlette.requests import ClientDisconnect
 
 from cloud.api.backend import Actor, Backend, Server
 from cloud.api.documents import BlobPage
+from cloud.api.middleware import MAX_DIGITS
 from cloud.api.problems import ApiError
 from cloud.artifacts import Incoming
 from protocol.chunks import BlobRef
@@ -37,8 +38,8 @@ async def put_blob(server: Server, actor: Actor, digest: str, request: Request) 
     """Store the body as the blob of this digest; idempotent. What does not have the digest is not stored."""
     limit = server.settings.server.max_image_bytes
     declared = request.headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared) > limit:
-        message = f"An image of {declared} bytes: at most {limit} are taken (max_image_bytes). Nothing was stored."
+    if declared.isdecimal() and (len(declared) > MAX_DIGITS or int(declared) > limit):
+        message = f"An image of more than {limit} bytes, the most that is taken (max_image_bytes). Nothing was stored."
         raise ApiError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large", message)
     incoming = await asyncio.to_thread(server.artifacts.incoming, digest, limit)
     try:

@@ -1,8 +1,9 @@
 """What operators send, and the answers that are more than one view of the store."""
 
+import json
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cloud.fleet import DeviceView, OtaView
 from cloud.progress import DeviceProgress
@@ -16,9 +17,18 @@ Ids = Annotated[list[str], Field(max_length=MAX_IDS)]
 
 
 class Document(BaseModel):
-    """A request's body: unknown fields are refused, and nothing is converted."""
+    """A request's body: unknown fields are refused, nothing is converted, and texts are text."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_text(cls, value: object) -> object:
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:  # JSON can escape a surrogate without its other half, UTF-8 cannot hold it
+            raise ValueError("half a character, a lone surrogate, is not text") from None
+        return value
 
 
 class NewProduct(Document):

@@ -13,6 +13,8 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+MAX_DIGITS = 19
+"""Of a length: Python raises for thousands of them."""
 _TOO_LARGE = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 _CLOSE = {"Connection": "close"}
 
@@ -33,7 +35,7 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        if not declared.isdigit() or int(declared) > self._max_bytes:
+        if not declared.isdigit() or len(declared) > MAX_DIGITS or int(declared) > self._max_bytes:
             await problem(_TOO_LARGE, "too_large", self._why, _CLOSE)(scope, receive, send)
             return
         read = 0

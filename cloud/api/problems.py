@@ -75,8 +75,8 @@ ANSWERS: Final[Mapping[int | str, dict[str, Any]]] = {
 
 
 def problem(status: HTTPStatus, code: str, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """Return an error's answer."""
-    body = Problem(error=code, message=message).model_dump()
+    """Return an error's answer; half a character in what it quotes is replaced."""
+    body = Problem(error=code, message=message.encode(errors="replace").decode()).model_dump()
     return JSONResponse(body, status.value, dict(headers or {}))
 
 

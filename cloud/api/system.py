@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from cloud.api.backend import Actor, Server
 from cloud.api.documents import SystemPage
 from cloud.values import AuditView
+from protocol.identity import MAX_INTEGER
 
 router = APIRouter(tags=["system"])
 probes = APIRouter(tags=["probes"])
@@ -49,7 +50,7 @@ def show_system(server: Server, actor: Actor) -> SystemPage:
 @router.get("/audit")
 def list_audit(
     server: Server,
-    after: Annotated[int, Query(ge=0)] = 0,
+    after: Annotated[int, Query(ge=0, le=MAX_INTEGER)] = 0,
     subject: str | None = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> tuple[AuditView, ...]:

@@ -107,6 +107,9 @@ def test_a_request_over_the_limit_is_refused_while_it_streams(small: Api) -> Non
         (b'{"product": "thermostat", "group": "a", "rank": "1"}', "rank: input should be a valid integer"),
         (b'{"product": "thermostat", "group": "A B"}', "is not an id"),
         (b"\xff\xfe", ""),
+        (b'{"product": "thermostat", "group": "\\ud800"}', "lone surrogate"),
+        (b'{"product": "thermostat", "group": "a", "\\udfff": 1}', "lone surrogate"),
+        (b"[" * 100_000, ""),
     ],
 )
 def test_a_malformed_body_is_answered_with_what_is_wrong(api: Api, body: bytes, says: str) -> None:
@@ -115,6 +118,10 @@ def test_a_malformed_body_is_answered_with_what_is_wrong(api: Api, body: bytes, 
     assert set(answer.json()) == {"error", "message"}
     assert says in answer.json()["message"]
     assert [group["group"] for group in api("GET", "/groups")] == ["everyone"]
+
+
+def test_a_number_beyond_what_the_database_holds_is_refused(api: Api) -> None:
+    assert api.refusal("GET", "/audit", params={"after": str(2**64)}, status=422)[0] == "invalid"
 
 
 def test_a_page_that_is_not_and_a_method_that_is_not(api: Api) -> None:
