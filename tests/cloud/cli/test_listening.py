@@ -1,0 +1,14 @@
+"""The socket that the API listens on."""
+
+import socket
+
+from cloud.cli.serve import _listen
+
+
+def test_answers_do_not_wait_for_acknowledgements() -> None:
+    with (
+        _listen("127.0.0.1", 0) as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
