@@ -22,6 +22,7 @@ from securesystemslib.signer import Key  # type: ignore[attr-defined]  # exporte
 from tuf.api.metadata import Targets  # type: ignore[attr-defined]  # the same
 
 from cloud.acceptance import Incoming, Offline, accept
+from cloud.bundles import fitting, make_patch
 from cloud.durable import make_private_directory, remove_leftovers
 from cloud.metadata_files import MetadataFile, MetadataFiles, verify_roots
 from cloud.online_key import OnlineKey
@@ -45,9 +46,9 @@ from cloud.roles import (
     verify,
 )
 from cloud.standing import Expiry, Standing, expiries
-from protocol.codec import encode
 from protocol.down import Bundle
 from protocol.errors import MessageError
+from protocol.patches import Patch
 from protocol.signing import Signature
 from protocol.values import check_metadata_name
 
@@ -65,6 +66,7 @@ class MetadataRepository:
             OSError: the disk fails.
         """
         self._files = MetadataFiles(directory)
+        self._patches: dict[str, tuple[bytes, Patch | None]] = {}
         self._key = key
         self._now = now
         self._lock = threading.RLock()
@@ -174,7 +176,8 @@ class MetadataRepository:
     def bundle(self, product: str) -> Bundle:
         """Return a product's current metadata in one message; raises TrustError for a product that is not here.
 
-        What does not fit into a message is left out, the largest file first: devices ask for it by name.
+        Beyond BUNDLE_BYTES the product's role and targets are told by the version before them, the larger first; what
+        then is too much is left out, targets first. Devices ask by name for what they lack, or cannot make of a patch.
         """
         with self._lock:
             role, targets = self._role(product), self._offline[TARGETS]
@@ -184,15 +187,19 @@ class MetadataRepository:
                 f"{role.version}.{product}.json": role.data.decode(),
                 f"{targets.version}.{TARGETS}.json": targets.data.decode(),
             }
-            root_version = self._root.version
-        while True:
-            bundle = Bundle(product=product, root_version=root_version, files=dict(files))
-            try:
-                encode(bundle)
-            except MessageError:
-                del files[max(files, key=lambda name: len(files[name]))]
-            else:
-                return bundle
+            whole = Bundle(product=product, root_version=self._root.version, files=files)
+            offline = sorted(((product, role), (TARGETS, targets)), key=lambda item: -len(item[1].data))
+            patches = [(f"{file.version}.{name}.json", self._patch(name, file)) for name, file in offline]
+            return fitting(whole, patches, lasting=f"{targets.version}.{TARGETS}.json")
+
+    def _patch(self, name: str, file: MetadataFile) -> Patch | None:
+        """Return a role by the version before it, if that still lies here; made once."""
+        known = self._patches.get(name)
+        if known is None or known[0] != file.data:
+            before = [version for version in self._files.versions(name) if version < file.version]
+            old = self._files.bytes_of(name, before[-1]) if before else None
+            known = self._patches[name] = (file.data, make_patch(old, file.data) if old else None)
+        return known[1]
 
     def accept(self, incoming: Incoming) -> tuple[str, ...]:
         """Take root, targets and roles together, sign on top of them, and return the names of what is new.

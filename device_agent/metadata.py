@@ -21,6 +21,7 @@ from tuf.ngclient.config import UpdaterConfig
 from tuf.ngclient.fetcher import FetcherInterface
 from tuf.ngclient.updater import Updater
 
+from protocol.patches import Patch
 from protocol.values import check_metadata_name
 
 Ask = Callable[[str], bytes | None]
@@ -43,12 +44,22 @@ class BundleFetcher(FetcherInterface):
 
     `root_version` is the root that the bundle stands on: newer ones are not asked for, so that an update costs no
     round trip. Who says it lower than it is can hide a new root until the timestamp expires, and not longer.
+    `patches` are applied to the roles in `directory`, where they stand on these.
     """
 
-    def __init__(self, files: Mapping[str, bytes], root_version: int | None, ask: Ask) -> None:
+    def __init__(
+        self,
+        files: Mapping[str, bytes],
+        root_version: int | None,
+        ask: Ask,
+        patches: Mapping[str, Patch] | None = None,
+        directory: Path | None = None,
+    ) -> None:
         self._files = files
         self._root_version = root_version
         self._ask = ask
+        self._patches = patches or {}
+        self._directory = directory
 
     def download_bytes(self, url: str, max_length: int) -> bytes:
         """Return a file of at most `max_length` bytes (python-tuf's own goes through a temporary file)."""
@@ -59,12 +70,21 @@ class BundleFetcher(FetcherInterface):
 
     def _fetch(self, url: str) -> Iterator[bytes]:
         name = url.rpartition("/")[2]
-        data = self._files.get(name)
+        data = self._files.get(name) or self._patched(name)
         if data is None and not self._is_newer_root(name):
             data = self._ask(check_metadata_name(name))
         if data is None:
             raise DownloadHTTPError(f"there is no {name}", 404)
         return iter((data,))
+
+    def _patched(self, name: str) -> bytes | None:
+        patch = self._patches.get(name)
+        if patch is None or self._directory is None:
+            return None
+        try:
+            return patch.apply((self._directory / check_metadata_name(name.partition(".")[2])).read_bytes())
+        except OSError:
+            return None
 
     def _is_newer_root(self, name: str) -> bool:
         version, _, rest = name.partition(".")

@@ -239,7 +239,8 @@ class DeviceTrust:
         now_s = self._time_s()
         with _told("the metadata"):
             files = {} if bundle is None else {name: text.encode() for name, text in bundle.files.items()}
-            fetcher = BundleFetcher(files, None if bundle is None else bundle.root_version, ask or self._ask)
+            root_version, patches = (None, {}) if bundle is None else (bundle.root_version, bundle.patches)
+            fetcher = BundleFetcher(files, root_version, ask or self._ask, patches, self._directory)
             now = datetime.fromtimestamp(now_s, UTC)
             updater = DurableUpdater(self._directory, self._bootstrap, fetcher, now)
             try:

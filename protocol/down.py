@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from protocol.chunks import BlobRef
 from protocol.errors import MessageError
 from protocol.identity import EVERYONE, VersionRange, check_id
+from protocol.patches import Patch
 from protocol.values import (
     MAX_COMPONENTS,
     MAX_FILES,
@@ -149,15 +150,20 @@ class Metadata:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
-    """A product's current TUF metadata (retained): file names to exact texts, and the root version it stands on."""
+    """A product's current TUF metadata (retained): file names to exact texts, and the root version it stands on.
+
+    What is large is told in `patches`, by the version before it.
+    """
 
     product: str
     root_version: int
     files: Mapping[str, str]
+    patches: Mapping[str, Patch] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_id(self.product, "product")
         check_number(self.root_version, "root_version", 1)
         check_few(self.files, "files", MAX_FILES)
-        for name in self.files:
+        check_few(self.patches, "patches", MAX_FILES)
+        for name in (*self.files, *self.patches):
             check_metadata_name(name)

@@ -324,4 +324,4 @@ def test_threads_that_publish_and_read_together_see_whole_states_only(house: Hou
     for number, bundle in enumerate({encode(bundle): bundle for bundle in bundles}.values()):
         judge = Judge(house.repository, house.keyring.roots()[0], tmp_path / str(number))
         judge.target("thermostat/app/1.1.0", bundle)
-        assert judge.asked == ["2.root.json"]
+        assert judge.asked == ["2.root.json", *bundle.patches]

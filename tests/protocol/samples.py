@@ -7,6 +7,7 @@ from typing import Final
 from protocol.chunks import BlobRef
 from protocol.down import Ack, Bundle, Desired, Metadata, Notice, NoticeRelease, Ota
 from protocol.manifest import Blob, Manifest, Requirements
+from protocol.patches import Patch
 from protocol.phases import Outcome, Phase, Reason, Wait
 from protocol.signing import Envelope, Signature
 from protocol.up import (
@@ -108,6 +109,12 @@ MESSAGES: Final = (
         blob=BlobRef(digest=DIGEST_A, size_bytes=200_000, lists=(DIGEST_B,)),
     ),
     Bundle(product="thermostat", root_version=1, files={"timestamp.json": "{}", "3.snapshot.json": "{}"}),
+    Bundle(
+        product="thermostat",
+        root_version=1,
+        files={"timestamp.json": "{}"},
+        patches={"4.thermostat.json": Patch(base=DIGEST_A, texts=("{", "}"), copies=((1, 20),))},
+    ),
     Hello(
         product="thermostat",
         hardware_model="raspberrypi4",
