@@ -286,10 +286,15 @@ class Keyring:
                 raise KeyringError(f"{path} is not the key that {name} is signed with; nothing was changed")
             raise KeyFileError(f"the key {path} is not here; fetch it from where it is kept, or name its directory")
         if len(signers) < role.threshold and not partial:
+            how = (
+                f"Put others into {self._directory} for as long as it takes"
+                if name == TARGETS
+                else "Collect them: `fleetlift firmware sign`, `fleetlift key sign` by the others, then `fleetlift "
+                "firmware upload`"
+            )
             raise KeyringError(
                 f"{name} needs the signatures of {role.threshold} keys, and {len(signers)} of them are here; nothing "
-                "was signed. Collect them: `fleetlift firmware sign`, `fleetlift key sign` by the others, then "
-                "`fleetlift firmware upload`"
+                f"was signed. {how}"
             )
         return signers
 
