@@ -20,26 +20,14 @@ from device_agent.sdk import Updates, UpdatesError
 from device_agent.trust import refreshed_at_s
 from protocol.codec import encode
 from protocol.topics import Topics
-from tests.support.brokers import missing_service
 from tests.support.certificates import Fleet
 from tests.support.enrolment_desk import TOKEN, EnrolmentDesk
 from tests.support.mqtt import Peer
 from tests.support.processes import Processes, Started, wait_until
 from tests.support.repository import Repository
+from tests.support.wrong_clocks import IN_1970, TEN_YEARS_AHEAD, agent_with_clock
 
 pytestmark = pytest.mark.broker
-FAKE_TIME = next(
-    (path for path in sorted(Path("/usr").glob("lib*/**/libfaketimeMT.so.1"))),
-    Path("libfaketimeMT.so.1 is not here"),
-)
-# libfaketime (0.9) breaks sleep() when it leaves the monotonic clock alone, and what runs below has its own clock.
-LAUNCHER = """\
-import os, threading, time
-os.environ.pop("LD_PRELOAD", None)
-time.sleep = lambda seconds: threading.Event().wait(seconds)
-from device_agent.cli import main
-main()
-"""
 APPLICATION = b"import threading\nthreading.Event().wait()\n"
 SETTINGS = """\
 [device]
@@ -97,14 +85,10 @@ class Site:
         assert done.returncode == 0, done.stderr
 
     def start(self, clock: str | None = None) -> Started:
-        env = {}
+        program = [sys.executable, "-m", "device_agent.cli"]
         if clock is not None:
-            if not FAKE_TIME.exists():
-                missing_service("libfaketime is not installed")
-            env = {"LD_PRELOAD": str(FAKE_TIME), "FAKETIME": clock, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
-        agent = self.children.start(
-            sys.executable, "-c", LAUNCHER, "run", "--config", self.config, name="agent", env=env
-        )
+            program = [str(agent_with_clock(self.device, clock))]
+        agent = self.children.start(*program, "run", "--config", self.config, name="agent")
         wait_until(self.answers, 20, "the agent's answer")
         return agent
 
@@ -217,7 +201,7 @@ def test_a_short_certificate_is_renewed_while_the_agent_runs_and_the_old_one_goe
 def test_a_device_that_wakes_in_1970_connects_and_trusts(site: Site) -> None:
     site.enrol()
     site.publish_bundle()
-    agent = site.start("@1970-01-01 00:10:00")
+    agent = site.start(IN_1970)
     wait_until(lambda: site.status()["online"], 20, f"the connection; {site.status()}")
     wait_until(lambda: site.refreshed_at_s() > 0, 20, "the refresh of the metadata")
     status = site.status()
@@ -234,7 +218,7 @@ def test_ten_years_ahead_nothing_is_trusted_until_the_clock_is_right(site: Site)
     wait_until(lambda: site.refreshed_at_s() > 0, 20, "the refresh of the metadata")
     agent.terminate()
     before, floor_s = site.trace(), site.refreshed_at_s()
-    agent = site.start("+3650d")
+    agent = site.start(TEN_YEARS_AHEAD)
     wait_until(lambda: site.status()["broker"]["problem"] != "not started", 20, "the refusal")
     status = site.status()
     assert status["online"] is False
@@ -280,7 +264,8 @@ def test_an_agent_with_tls_and_tuf_stays_small(site: Site) -> None:
     site.enrol()
     site.publish_bundle()
     without = "import sys\nfor name in ('cryptography', 'nacl'):\n    sys.modules[name] = None\n"
-    agent = site.children.start(sys.executable, "-c", without + LAUNCHER, "run", "--config", site.config, name="small")
+    start = "from device_agent.cli import main\nmain()\n"
+    agent = site.children.start(sys.executable, "-c", without + start, "run", "--config", site.config, name="small")
     wait_until(site.answers, 20, "the agent's answer")
     wait_until(lambda: site.refreshed_at_s() > 0, 20, "the refresh of the metadata")
     fields = dict(
