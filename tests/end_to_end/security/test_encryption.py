@@ -10,8 +10,8 @@ import pytest
 
 from cloud.config import Home
 from protocol.enrolment import read_code
-from tests.end_to_end.security.aging import make_due, serial_of
 from tests.end_to_end.security.conftest import Tap
+from tests.end_to_end.security.identities import make_due, serial_of
 from tests.end_to_end.security.wire import Wire, check_encrypted, records, samples
 from tests.support.fleet import AGENT, Device, Fleet
 from tests.support.mqtt import Peer

@@ -1,4 +1,4 @@
-"""Time passes for a device's identity: its certificate becomes due, or ends, without anybody waiting."""
+"""Devices' identities as tests see them, and make older: certificates become due, or end, without anybody waiting."""
 
 import json
 from datetime import timedelta
@@ -32,6 +32,20 @@ def identity_of(device: Device) -> Identity:
 def serial_of(device: Device) -> str:
     """The serial number of the certificate that counts on a device."""
     return identity_of(device).certificate.removeprefix("device-").removesuffix(".pem")
+
+
+def status(device: Device) -> dict[str, Any]:
+    """What an agent says of itself; empty while it does not answer yet."""
+    try:
+        found: dict[str, Any] = device.control("status")["status"]
+    except OSError:
+        return {}
+    return found
+
+
+def problem(device: Device, place: str) -> str:
+    """What is wrong with a device's `broker` or `identity`, as its agent says it; empty if it knows of nothing."""
+    return (status(device).get(place) or {}).get("problem") or ""
 
 
 def age(fleet: Fleet, device: Device, by: timedelta) -> Identity:
