@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from device_agent.admission import InstallPolicy
-from device_agent.config import load
+from device_agent.config import IdentitySettings, load, load_applicant
 from device_agent.config_table import MAX_CONFIG_BYTES
 from device_agent.health import AliveCheck, ExecCheck, HttpCheck
+from device_agent.identity.store import Identity
+from protocol.codec import encode
 from protocol.errors import UserError
 
 GOOD = """\
@@ -188,3 +190,78 @@ def test_other_mistakes(tmp_path: Path) -> None:
 def test_a_socket_elsewhere(tmp_path: Path) -> None:
     text = LEAST.replace("[broker]", 'control_socket = "/run/fleetlift-agent/control.sock"\n[broker]')
     assert load(write(tmp_path, text)).control_socket == Path("/run/fleetlift-agent/control.sock")
+
+
+WITH_IDENTITY = (
+    LEAST.replace('id = "pi-1"\n', "")
+    .replace('[broker]\nurl = "mqtt://127.0.0.1"\n', "")
+    .replace("[components", '[identity]\ndirectory = "identity"\nserver = "https://cloud"\n[components')
+)
+IDENTITY = Identity(
+    device_id="pi-7",
+    product="thermostat",
+    server="https://cloud",
+    broker_url="mqtts://broker.example",
+    topic_root="ota/v2",
+    certificate="device-ab.pem",
+    not_before_ms=1,
+    not_after_ms=2,
+)
+
+
+def enrolled(tmp_path: Path, text: str = WITH_IDENTITY) -> Path:
+    (tmp_path / "identity").mkdir(exist_ok=True)
+    (tmp_path / "identity" / "identity.json").write_bytes(encode(IDENTITY))
+    return write(tmp_path, text)
+
+
+def test_a_device_that_enrolled_knows_its_id_and_its_broker_from_there(tmp_path: Path) -> None:
+    settings = load(enrolled(tmp_path))
+    assert settings.identity == IdentitySettings(directory=tmp_path / "identity", server="https://cloud")
+    assert (settings.device_id, settings.broker.url, settings.broker.topic_root) == (
+        "pi-7",
+        "mqtts://broker.example",
+        "ota/v2",
+    )
+
+
+def test_what_the_settings_say_of_the_broker_counts(tmp_path: Path) -> None:
+    text = WITH_IDENTITY + '[broker]\nurl = "mqtts://nearer"\n'
+    settings = load(enrolled(tmp_path, text))
+    assert (settings.broker.url, settings.broker.topic_root) == ("mqtts://nearer", "ota/v2")
+
+
+def test_a_device_that_is_not_enrolled_is_told_how(tmp_path: Path) -> None:
+    message = refusal(tmp_path, WITH_IDENTITY)
+    assert f"Do: fleetlift-agent enrol --config {tmp_path}/agent.toml" in message
+
+
+def test_what_it_takes_to_enrol_is_less(tmp_path: Path) -> None:
+    found = load_applicant(write(tmp_path, WITH_IDENTITY))
+    assert (found.device_id, found.product, found.hardware_model) == (None, "thermostat", "pi4")
+    assert (found.root, found.broker_url) == (tmp_path / "root.json", None)
+    with pytest.raises(UserError, match=r"there is no \[identity\]"):
+        load_applicant(write(tmp_path, LEAST))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (WITH_IDENTITY.replace("https://cloud", "http://cloud"), "identity.server: the server's url"),
+        (WITH_IDENTITY.replace('directory = "identity"', ""), "identity.directory is missing"),
+        (WITH_IDENTITY.replace("directory", "directroy"), "identity.directroy: not a key of this table; did you mean"),
+        (WITH_IDENTITY.replace("[device]", '[device]\nid = "pi-1"'), "device.id: pi-1, but the device is enrolled as"),
+        (WITH_IDENTITY.replace('"thermostat"', '"kettle"'), "device.product: kettle, but the device is enrolled as"),
+    ],
+)
+def test_a_mistake_about_the_identity_is_told(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(UserError, match=re.escape(said)):
+        load(enrolled(tmp_path, text))
+
+
+@pytest.mark.parametrize("host", ["broker.example", "192.0.2.1", "[2001:db8::1]"])
+def test_nothing_goes_over_a_network_in_the_clear(tmp_path: Path, host: str) -> None:
+    assert "in the clear; use mqtts://" in refusal(tmp_path, LEAST.replace("mqtt://127.0.0.1", f"mqtt://{host}"))
+    assert load(write(tmp_path, LEAST.replace("mqtt://127.0.0.1", f"mqtts://{host}"))).identity is None
+    for near in ("localhost", "[::1]", "127.9.9.9"):
+        load(write(tmp_path, LEAST.replace("mqtt://127.0.0.1", f"mqtt://{near}")))
