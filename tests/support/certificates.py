@@ -32,7 +32,9 @@ class Identity:
 
     @property
     def revoked(self) -> RevokedCertificate:
-        return RevokedCertificate(self.issued.serial, self.issued.authority, int(self.issued.not_before.timestamp() * 1000))
+        return RevokedCertificate(
+            self.issued.serial, self.issued.authority, int(self.issued.not_before.timestamp() * 1000)
+        )
 
 
 class Fleet:
