@@ -40,6 +40,7 @@ def create_app(backend: Backend) -> FastAPI:
         openapi_url=f"{PREFIX}/openapi.json",
         docs_url=None,  # the pages that come with the framework load scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,  # it would lead to whatever host the request says that this is
         generate_unique_id_function=_operation_id,
     )
     app.state.backend = backend

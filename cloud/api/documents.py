@@ -24,6 +24,8 @@ class Document(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _check_text(cls, value: object) -> object:
+        if isinstance(value, bytes):  # what was not sent as JSON comes as it is
+            raise ValueError("JSON is expected, sent as application/json")  # noqa: TRY004 - pydantic groups ValueError
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:  # JSON can escape a surrogate without its other half, UTF-8 cannot hold it
