@@ -73,7 +73,9 @@ def test_a_good_token_gives_nobody_the_name_or_the_key_of_another(fleet: Fleet) 
             assert ask(fleet, wish(good, name, request_of(new_key(), name))) == (409, "name_taken")
         assert ask(fleet, wish(good, "thief-2", request_of(victim.key))) == (409, "key_taken")
         for odd in NO_NAMES:
-            assert ask(fleet, wish(good, "", request_of(new_key()), device_id=odd)) == (422, "bad_message"), odd
+            assert ask(fleet, wish(good, "odd", request_of(new_key())) | {"device_id": odd}) == (422, "bad_message"), (
+                odd
+            )
 
 
 def test_the_name_in_a_request_counts_for_nothing(fleet: Fleet) -> None:
