@@ -2,97 +2,21 @@
 
 import asyncio
 import logging
-import os
-import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
-from typing import Any
+from contextlib import suppress
 
 import pytest
-from paho.mqtt.client import MQTTv5, MQTTv311
 
-from cloud import link as link_module
 from cloud.broker import HOST, EmbeddedBroker
-from cloud.connection import Backoff, BrokerAccess
+from cloud.connection import BrokerAccess
 from cloud.inbox import Room
-from cloud.link import Link, LinkError, UpMessage
+from cloud.link import Link, UpMessage
 from protocol.codec import MAX_MESSAGE_BYTES, encode
 from protocol.phases import Phase
 from protocol.topics import Topics
-from protocol.up import Ask, Asked, DeviceState, Entry, Hello, JournalPosition, Presence, Report, Want
-from protocol.values import ComponentState
-from tests.support.brokers import free_port
+from protocol.up import Ask, Asked, DeviceState, Presence, Want
+from tests.cloud.hearing import HELLO, MESSAGES, TOPICS, Hearing, linked, until, up
 from tests.support.mqtt import Peer
-from tests.support.processes import wait_until
-
-TOPICS = Topics()
-TIMEOUT_S = 20.0
-STATE = DeviceState(session=1, seq=1, phase=Phase.IDLE)
-HELLO = Hello(
-    product="thermostat",
-    hardware_model="pi-4",
-    agent_version="1.0.0",
-    journal=JournalPosition(journal_id="journal", next_seq=1),
-    state=STATE,
-)
-INSTALLED = ComponentState(component="app", version="1.0.0", build=1, digest="ab" * 32)
-MESSAGES: dict[str, UpMessage] = {
-    "hello": HELLO,
-    "state": STATE,
-    "report": Report(journal_id="journal", entries=(Entry(seq=1, at_ms=1, installed=INSTALLED),)),
-    "want": Want(blob="ab" * 32, ranges=((0, 64),)),
-    "ask": Ask(request=1, what=Asked.BUNDLE),
-    "presence": Presence(online=True, session=1),
-}
-
-
-@dataclass
-class Hearing:
-    """A handler that keeps what it hears, in order, and can be made slow or bad."""
-
-    heard: asyncio.Queue[tuple[str, UpMessage]] = field(default_factory=asyncio.Queue)
-    before: Callable[[str, UpMessage], Awaitable[None]] | None = None
-
-    async def __call__(self, device_id: str, message: UpMessage) -> None:
-        if self.before:
-            await self.before(device_id, message)
-        self.heard.put_nowait((device_id, message))
-
-    async def next(self) -> tuple[str, UpMessage]:
-        return await asyncio.wait_for(self.heard.get(), TIMEOUT_S)
-
-
-@asynccontextmanager
-async def linked(
-    broker: EmbeddedBroker | int, handle: Hearing, *, find_version: bool = False, **settings: Any
-) -> AsyncIterator[tuple[Link, asyncio.Queue[None]]]:
-    """A link that runs, and a queue with an item for each time it came up; without waiting for the first."""
-    ups: asyncio.Queue[None] = asyncio.Queue()
-    if isinstance(broker, int):
-        access = BrokerAccess(host=HOST, port=broker)
-    else:
-        known = MQTTv311 if broker.kind == "amqtt" and not find_version else MQTTv5
-        access = BrokerAccess(host=HOST, port=broker.port, first_version=known)
-    settings = {"backoff": Backoff(longest_s=0.2), **settings}
-    link = Link(access, TOPICS, handle, on_up=lambda: ups.put_nowait(None), **settings)
-    running = asyncio.create_task(link.run())
-    try:
-        yield link, ups
-    finally:
-        running.cancel()
-        with suppress(asyncio.CancelledError):
-            await running
-
-
-async def until(predicate: Callable[[], object]) -> None:
-    """Poll what offers no event to wait on."""
-    await asyncio.to_thread(wait_until, predicate)
-
-
-def up(ups: asyncio.Queue[None]) -> Awaitable[None]:
-    return asyncio.wait_for(ups.get(), TIMEOUT_S)
 
 
 def test_every_kind_of_message_arrives_as_what_it_is(broker: EmbeddedBroker) -> None:
@@ -259,104 +183,6 @@ def test_a_handler_that_fails_is_counted_and_the_next_message_is_handled(broker:
                     await asyncio.to_thread(device.publish, TOPICS.up(name, "hello"), encode(HELLO))
             assert await hearing.next() == ("good", HELLO)
             assert link.refused() == {("hello", "failed"): 1}
-
-    asyncio.run(story())
-
-
-def test_after_the_broker_was_killed_it_comes_back_and_says_so(broker: EmbeddedBroker) -> None:
-    async def story() -> None:
-        hearing = Hearing()
-        async with linked(broker, hearing) as (link, ups):
-            await up(ups)
-            await asyncio.to_thread(broker.kill)
-            await until(lambda: not link.is_connected)
-            with pytest.raises(LinkError, match="is not reached; nothing was published"):
-                await link.publish("topic", b"")
-            await asyncio.to_thread(broker.start)
-            await up(ups)
-            with Peer(broker.port, "device") as device:
-                await asyncio.to_thread(device.publish, TOPICS.up("device", "hello"), encode(HELLO))
-            assert await hearing.next() == ("device", HELLO)
-            await link.publish("topic", b"")
-
-    asyncio.run(story())
-
-
-@pytest.mark.broker
-def test_a_publish_that_nobody_acknowledges_is_an_error_in_time(mosquitto: EmbeddedBroker) -> None:
-    async def story() -> None:
-        loop = asyncio.get_running_loop()
-        async with linked(mosquitto, Hearing()) as (link, ups):
-            await up(ups)
-            os.kill(mosquitto.pid, signal.SIGSTOP)
-            try:
-                with pytest.raises(LinkError, match="did not acknowledge"):
-                    await link.publish("topic", b"", timeout_s=0.2)
-                waiting = asyncio.create_task(link.publish("topic", b"", timeout_s=60))
-                await asyncio.sleep(0)
-                began = loop.time()
-                await asyncio.to_thread(mosquitto.kill)
-                with pytest.raises(LinkError, match="was lost before it acknowledged"):
-                    await waiting
-                assert loop.time() - began < TIMEOUT_S
-            finally:
-                if mosquitto.is_running:
-                    os.kill(mosquitto.pid, signal.SIGCONT)
-
-    asyncio.run(story())
-
-
-@pytest.mark.broker
-def test_what_devices_say_while_the_cloud_is_away_for_a_moment_waits_at_the_broker(mosquitto: EmbeddedBroker) -> None:
-    async def story() -> None:
-        hearing = Hearing()
-        async with linked(mosquitto, hearing) as (_, ups):
-            await up(ups)
-        with Peer(mosquitto.port, "device") as device:
-            for kind in ("hello", "report"):
-                await asyncio.to_thread(device.publish, TOPICS.up("device", kind), encode(MESSAGES[kind]))
-        async with linked(mosquitto, hearing) as (_, ups):
-            await up(ups)
-            assert [(await hearing.next())[1] for _ in range(2)] == [HELLO, MESSAGES["report"]]
-
-    asyncio.run(story())
-
-
-def test_without_a_broker_it_tries_on_and_ends_when_it_is_told_to(caplog: pytest.LogCaptureFixture) -> None:
-    port = free_port()
-
-    async def story() -> None:
-        loop = asyncio.get_running_loop()
-        async with linked(port, Hearing()) as (link, _):
-            await until(lambda: link._backoff._failures >= 4)
-            with pytest.raises(LinkError, match="is not reached"):
-                await link.publish("topic", b"")
-            began = loop.time()
-        assert loop.time() - began < 2
-
-    with caplog.at_level(logging.WARNING, logger="cloud.link"):
-        asyncio.run(story())
-    assert [f"mqtt://{HOST}:{port}" in record.getMessage() for record in caplog.records] == [True]
-
-
-def test_a_listener_that_says_nothing_is_given_up_and_the_other_version_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link_module, "ANSWER_TIMEOUT_S", 0.3)
-
-    async def story() -> None:
-        levels: asyncio.Queue[int] = asyncio.Queue()
-
-        async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            levels.put_nowait((await reader.read(100))[8])
-            await reader.read()  # until the client closes the connection, which is what it must do
-            writer.close()
-            await writer.wait_closed()
-            levels.put_nowait(0)
-
-        server = await asyncio.start_server(listen, HOST, 0)
-        async with server:
-            async with linked(server.sockets[0].getsockname()[1], Hearing()):
-                assert [await asyncio.wait_for(levels.get(), TIMEOUT_S) for _ in range(3)] == [5, 0, 4]
-            assert await asyncio.wait_for(levels.get(), TIMEOUT_S) == 0
 
     asyncio.run(story())
 
