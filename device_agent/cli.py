@@ -22,7 +22,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 import click
 
 from device_agent.clock import describe as describe_time
-from device_agent.config import load, load_applicant
+from device_agent.config import load, load_applicant, load_control_socket
 from device_agent.contact import AGENT_VERSION
 from device_agent.identity.access import device_clock
 from device_agent.identity.enrolling import Applicant
@@ -80,12 +80,12 @@ def main() -> None:
 
 
 def _agent(config: Path) -> Updates:
-    settings = load(config)
+    control_socket = load_control_socket(config)
     try:
-        return Updates(settings.control_socket, required=True)
+        return Updates(control_socket, required=True)
     except UpdatesUnavailableError as error:
         raise UserError(
-            f"no agent answers at {settings.control_socket}: is `fleetlift-agent run` running, and may you talk to it? "
+            f"no agent answers at {control_socket}: is `fleetlift-agent run` running, and may you talk to it? "
             "Nothing was changed",
             exit_code=1,
         ) from error
@@ -302,12 +302,12 @@ def _described(found: dict[str, Any]) -> list[str]:
     if last:
         why = f" ({last['reason']}: {last['detail']})" if last["reason"] else ""
         lines.append(f"last       {last['component']} {last['version']} {last['outcome']}{why}")
+    lines += _described_contact(found.get("broker") or {}, found.get("identity") or {})
     enabled = "enabled" if found.get("updates_enabled") else "disabled"
     until_ms = found.get("disabled_until_ms")
     until = f" until {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(until_ms / 1000))}" if until_ms else ""
     lines.append(f"updates    {enabled}{until}" + (", forced" if found.get("updates_forced") else ""))
     lines += [f"hold       {hold['owner']}: {', '.join(hold['scope'])}" for hold in found.get("holds", [])]
-    lines += _described_contact(found.get("broker") or {}, found.get("identity") or {})
     refused = found.get("refused", {})
     if refused:
         lines.append("refused    " + ", ".join(f"{code} {count}" for code, count in sorted(refused.items())))

@@ -150,6 +150,11 @@ def load(path: Path) -> AgentSettings:
     )
 
 
+def load_control_socket(path: Path) -> Path:
+    """Read of the settings where the agent listens: all that others than its own user need. Raises UserError."""
+    return _control_socket(read_table(path, known=TOP_KEYS).table("device", known=DEVICE_KEYS))
+
+
 def load_applicant(path: Path) -> ApplicantSettings:
     """Read of the settings what it takes to be enrolled; raises UserError as `load` does."""
     top = read_table(path, known=TOP_KEYS)
@@ -201,11 +206,16 @@ def _device(table: Table, enrolled: Identity | None) -> dict[str, Any]:
     for key, name in (("id", "device_id"), ("product", "product")):
         if enrolled is not None and fields[name] != getattr(enrolled, name):
             raise table.error(key, f"{fields[name]}, but the device is enrolled as {getattr(enrolled, name)}")
-    fields["control_socket"] = table.file("control_socket", None) or fields["state_dir"] / "control.sock"
+    fields["control_socket"] = _control_socket(table)
     attributes = fields["attributes"]
     if len(attributes) > MAX_ATTRIBUTES or any(len(key) > 64 or len(text) > 200 for key, text in attributes.items()):
         raise table.error("attributes", f"at most {MAX_ATTRIBUTES}, names of 64 and texts of 200 characters")
     return fields
+
+
+def _control_socket(table: Table) -> Path:
+    said: Path | None = table.file("control_socket", None)
+    return said or Path(table.file("state_dir")) / "control.sock"
 
 
 def _broker(table: Table, enrolled: Identity | None) -> BrokerSettings:

@@ -5,6 +5,8 @@
    it is something new, or once a day.
 3. A new certificate is in force at the next connection, which is made when no update is under way. The pair before is
    removed when the broker has taken the new one.
+4. A broker that refuses what the device says may have heard that it is revoked, which only the next connection tells:
+   so that is made, once an hour at most.
 """
 
 from __future__ import annotations
@@ -76,11 +78,19 @@ class IdentityKeeper:
         self._busy = False
         self._problems: dict[str, str] = {}
         self._logged: dict[str, tuple[str, float]] = {}
+        self._doubted_at_s = float("-inf")
 
     def start(self) -> None:
         """Begin."""
         self._tidy_now()
         self._look()
+
+    def denied(self) -> None:
+        """Hear, in the loop's thread, that the broker refused something that the device may do."""
+        now_s = self._loop.monotonic()
+        if now_s - self._doubted_at_s >= LOOK_AGAIN_S:
+            self._doubted_at_s = now_s
+            self._reconnect()
 
     def status(self) -> Mapping[str, Any]:
         """Return how the identity stands: JSON values."""

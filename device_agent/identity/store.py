@@ -94,9 +94,13 @@ class IdentityStore:
         path = self.directory / "identity.json"
         content = read_file(path, _MAX_FILE_BYTES)
         if content is None:
-            if path.exists():
-                raise IdentityFilesError(f"{path} cannot be read")
-            return None
+            try:
+                path.lstat()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            except OSError as error:
+                raise IdentityFilesError(f"{path}: {error.strerror}; it is for the agent's own user") from error
+            raise IdentityFilesError(f"{path} cannot be read; it is for the agent's own user")
         try:
             return decode(content, Identity)
         except ProtocolError as error:

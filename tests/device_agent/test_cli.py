@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -167,6 +168,7 @@ def test_status_for_people_and_for_programs(device: Device, agent: Started) -> N
     lines = device.call("status").stdout.splitlines()
     assert lines[0] == "phase      idle, offline"
     assert lines[1].startswith("app        1.0.0 build 1, ")
+    assert re.match(r"broker     127\.0\.0\.1:\d+: .*refused", lines[2])
     assert lines[-1] == "updates    enabled"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from device_agent.admission import InstallPolicy
-from device_agent.config import IdentitySettings, load, load_applicant
+from device_agent.config import IdentitySettings, load, load_applicant, load_control_socket
 from device_agent.config_table import MAX_CONFIG_BYTES
 from device_agent.health import AliveCheck, ExecCheck, HttpCheck
 from device_agent.identity.store import Identity
@@ -190,6 +190,13 @@ def test_other_mistakes(tmp_path: Path) -> None:
 def test_a_socket_elsewhere(tmp_path: Path) -> None:
     text = LEAST.replace("[broker]", 'control_socket = "/run/fleetlift-agent/control.sock"\n[broker]')
     assert load(write(tmp_path, text)).control_socket == Path("/run/fleetlift-agent/control.sock")
+    assert load_control_socket(tmp_path / "agent.toml") == Path("/run/fleetlift-agent/control.sock")
+
+
+def test_who_only_talks_to_the_agent_needs_not_read_its_identity(tmp_path: Path) -> None:
+    assert load_control_socket(write(tmp_path, WITH_IDENTITY)) == tmp_path / "state" / "control.sock"
+    with pytest.raises(UserError, match="state_dir is missing"):
+        load_control_socket(write(tmp_path, "[device]\n"))
 
 
 WITH_IDENTITY = (

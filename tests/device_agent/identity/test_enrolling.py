@@ -394,3 +394,10 @@ def test_a_garbled_identity_is_told_and_not_taken_for_none(device: Device, conte
     (device.store.directory / "identity.json").write_bytes(content)
     with pytest.raises(IdentityFilesError, match="enrol again"):
         device.store.load()
+
+
+def test_an_identity_that_may_not_be_read_is_told(device: Device) -> None:
+    device.store.prepare()
+    (device.store.directory / "identity.json").mkdir()
+    with pytest.raises(IdentityFilesError, match="for the agent's own user"):
+        device.store.load()
