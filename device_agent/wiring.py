@@ -64,6 +64,7 @@ def wire(settings: AgentSettings) -> Runner:
         on_down=lambda why: runner.contact.link_down(why),  # noqa: PLW0108
         on_message=lambda topic, payload: runner.contact.message(topic, payload),  # noqa: PLW0108
         on_bulk=lambda topic, payload: runner.contact.bulk(topic, payload),  # noqa: PLW0108
+        on_denied=lambda _what, _why: None if keeper is None else loop.post(keeper.denied),
     )
     gatekeeper = Gatekeeper(
         journal,
