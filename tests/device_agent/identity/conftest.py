@@ -7,6 +7,7 @@ import pytest
 
 from device_agent.clock import DeviceClock
 from device_agent.identity.store import IdentityStore
+from tests.device_agent.identity.applicants import Device
 from tests.support.certificates import Fleet
 from tests.support.enrolment_desk import EnrolmentDesk
 
@@ -32,3 +33,8 @@ def store(tmp_path: Path) -> IdentityStore:
 @pytest.fixture
 def clock() -> DeviceClock:
     return DeviceClock(lambda: 0.0)
+
+
+@pytest.fixture
+def device(store: IdentityStore, desk: EnrolmentDesk, clock: DeviceClock) -> Device:
+    return Device(store, desk, clock)

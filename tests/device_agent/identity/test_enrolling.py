@@ -3,67 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 import socket
 import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from device_agent.clock import DeviceClock
 from device_agent.identity import server as server_module
-from device_agent.identity import store as store_module
-from device_agent.identity.enrolling import Applicant, EnrolError, enrol
-from device_agent.identity.keys import Keys, OpensslKeys
+from device_agent.identity.enrolling import EnrolError
 from device_agent.identity.server import ServerError
-from device_agent.identity.store import Identity, IdentityFilesError, IdentityStore
+from device_agent.identity.store import IdentityFilesError
 from device_agent.tls import verifying_context
-from protocol.enrolment import Enrolled, EnrolmentCode
+from protocol.enrolment import Enrolled
 from protocol.errors import FleetliftError
+from tests.device_agent.identity.applicants import Device
 from tests.support.certificates import Fleet
 from tests.support.enrolment_desk import PRODUCT, TOKEN, EnrolmentDesk
-
-
-@dataclass
-class Device:
-    """A device that may enrol."""
-
-    store: IdentityStore
-    desk: EnrolmentDesk
-    clock: DeviceClock
-    keys: Keys = field(default_factory=OpensslKeys)
-    said: list[str] = field(default_factory=list)
-
-    @property
-    def root(self) -> Path:
-        return self.store.directory.parent / "root.json"
-
-    def enrol(self, code: EnrolmentCode | None = None, *, url: str | None = None, name: str = "pi-1") -> Identity:
-        self.root.parent.mkdir(exist_ok=True)
-        applicant = Applicant(device_id=name, product=PRODUCT, hardware_model="pi4", root=self.root)
-        return enrol(
-            applicant,
-            code or self.desk.code,
-            url or self.desk.url,
-            self.store,
-            keys=self.keys,
-            clock=self.clock,
-            say=self.said.append,
-        )
-
-    def is_as_it_was(self) -> bool:
-        return self.store.load() is None and not self.root.exists()
-
-
-@pytest.fixture
-def device(store: IdentityStore, desk: EnrolmentDesk, clock: DeviceClock) -> Device:
-    return Device(store, desk, clock)
 
 
 def test_a_code_becomes_an_identity(device: Device, fleet: Fleet) -> None:
@@ -309,95 +268,3 @@ def test_no_proxy_of_the_environment_is_asked(device: Device, monkeypatch: pytes
     for name in ("https_proxy", "HTTPS_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     assert device.enrol().device_id == "pi-1"
-
-
-class PowerCutError(BaseException):
-    """The power goes."""
-
-
-def test_a_power_cut_leaves_no_identity_or_a_whole_one_and_the_same_code_goes_on(
-    tmp_path: Path, desk: EnrolmentDesk, clock: DeviceClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Cut before each change of the disk: each rename, and each removal, is one."""
-    cut_at = done = 0
-
-    def cutting(change: Callable[..., None]) -> Callable[..., None]:
-        def call(*arguments: Any) -> None:
-            nonlocal done
-            done += 1
-            if done == cut_at:
-                raise PowerCutError
-            change(*arguments)
-
-        return call
-
-    for name in ("write_file", "remove"):
-        monkeypatch.setattr(store_module, name, cutting(getattr(store_module, name)))
-    outcomes = []
-    for cut in range(1, 40):
-        desk.used.clear()
-        device = Device(IdentityStore(tmp_path / f"device-{cut}" / "identity"), desk, clock)
-        cut_at, done, issued = cut, 0, len(desk.issued)
-        try:
-            device.enrol()
-            break
-        except PowerCutError:
-            found = device.store.load()
-            outcomes.append(found is not None)
-            if found is not None:
-                verifying_context(device.store.authorities(), clock, device.store.pair(found))
-        cut_at = 0
-        if found is None:
-            found = device.enrol()
-        assert device.store.load() == found
-        # The key was durable before the server was asked: what it gave then, it gives again.
-        assert len(desk.issued) == issued + 1
-    assert outcomes == sorted(outcomes)
-    assert {True, False} <= set(outcomes)
-
-
-def test_an_identity_stays_whole_while_another_takes_its_place(
-    device: Device, clock: DeviceClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = device.enrol()
-    before = device.store.pair(first).read_bytes()
-    device.desk.used.clear()
-    device.desk.refusal = (403, {"error": "revoked", "message": "No."})
-    with pytest.raises(ServerError):
-        device.enrol()
-    assert device.store.load() == first
-    assert device.store.pair(first).read_bytes() == before
-    device.desk.refusal = None
-    second = device.enrol()
-    assert device.store.load() == second
-    assert second.certificate != first.certificate
-    assert device.store.pair(first).exists()
-    device.store.tidy(second)
-    assert not device.store.pair(first).exists()
-
-
-def test_the_disk_being_full_is_told(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, os.strerror(28), "identity.json")
-
-    monkeypatch.setattr(store_module, "write_file", full)
-    with pytest.raises(IdentityFilesError, match=r"identity\.json: No space left on device; nothing was changed"):
-        device.enrol()
-
-
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"{}", b"\xff", b"[" * 5000, json.dumps({"device_id": "x", "certificate": "../key"}).encode()],
-)
-def test_a_garbled_identity_is_told_and_not_taken_for_none(device: Device, content: bytes) -> None:
-    device.enrol()
-    (device.store.directory / "identity.json").write_bytes(content)
-    with pytest.raises(IdentityFilesError, match="enrol again"):
-        device.store.load()
-
-
-def test_an_identity_that_may_not_be_read_is_told(device: Device) -> None:
-    device.store.prepare()
-    (device.store.directory / "identity.json").mkdir()
-    with pytest.raises(IdentityFilesError, match="for the agent's own user"):
-        device.store.load()
