@@ -62,9 +62,10 @@ def derive_secured_config(settings: str, *, directory: Path, devices: Listener, 
     addresses = iter((devices, cloud))
     for name, value in _statements(settings):
         if name == "listener":
-            host, port = next(addresses, ("", 0))
-            if port == 0:
+            address = next(addresses, None)
+            if address is None:
                 raise BrokerConfigError("mosquitto.conf has more listeners than two; nothing was written")
+            host, port = address
             lines.append(f"listener {port} {_one_line(host)}".rstrip())
         elif name in _FILES:
             lines.append(f"{name} {_one_line(str(directory / PurePosixPath(value).name))}")

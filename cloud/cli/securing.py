@@ -92,8 +92,9 @@ def secure(home: Home, settings: Settings, final: Home) -> None:
     security.renew()
     write_durably(home.operator_ca, security.authorities.trusted("services"))
     devices, cloud = listeners(settings)
-    config = derive_secured_config(mosquitto_settings(), directory=final.broker, devices=devices, cloud=cloud)
-    write_durably(home.broker / CONFIG_FILE, config.encode())
+    if devices[1] and cloud[1]:  # else the server looks for free ports at each start, and writes it then
+        config = derive_secured_config(mosquitto_settings(), directory=final.broker, devices=devices, cloud=cloud)
+        write_durably(home.broker / CONFIG_FILE, config.encode())
     security.tell_broker()
 
 
