@@ -79,7 +79,13 @@ def wire(settings: AgentSettings) -> Runner:
     worker, prober = WorkerThread("worker"), WorkerThread("prober")
     # Bundles are looked into beside the worker: a way back must not wait for signatures.
     trust = DeviceTrust(
-        state_dir / "metadata", root, settings.product, ask=files.file, now=clock.now, aside=prober.submit
+        state_dir / "metadata",
+        root,
+        settings.product,
+        ask=files.file,
+        now=clock.now,
+        keep_floors=journal.raise_floors,
+        aside=prober.submit,
     )
     fetching = Fetching(
         trust=trust,
