@@ -43,16 +43,25 @@ def create_app(backend: Backend) -> FastAPI:
         redirect_slashes=False,  # it would lead to whatever host the request says that this is
         generate_unique_id_function=_operation_id,
     )
-    app.state.backend = backend
+    app.state.backend, app.state.enrolment_desk = backend, enrolment.Desk()
     for module in ROUTERS:
         app.include_router(module.router, prefix=PREFIX, dependencies=[Depends(authenticate)], responses=dict(ANSWERS))
     app.include_router(enrolment.router, prefix=PREFIX, responses=dict(ANSWERS))  # devices have no bearer token
     app.include_router(system.probes)
     answer_errors(app)
     limit = backend.settings.server.max_request_bytes
-    app.add_middleware(BodyLimit, max_bytes=limit, streamed=f"{PREFIX}/blobs/")
+    app.add_middleware(BodyLimit, limit_of=lambda path: _max_bytes(path, limit))
     app.add_middleware(NoteChanges, changes=backend.changes)
     return app
+
+
+def _max_bytes(path: str, usual: int) -> int | None:
+    """Return how large a request may be; None for uploads of images, which are limited as they come."""
+    if path.startswith(f"{PREFIX}/blobs/"):
+        return None
+    if f"{path}/".startswith(f"{PREFIX}/enrolment/"):  # anybody may send these
+        return min(usual, enrolment.MAX_REQUEST_BYTES)
+    return usual
 
 
 def _operation_id(route: APIRoute) -> str:

@@ -10,9 +10,9 @@ import hashlib
 import logging
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel
 
 from cloud.api.backend import Backend, Server
@@ -36,6 +36,10 @@ STATUSES: Final = {
 }
 """What a refusal is answered with; any other with 403."""
 DAY_MS: Final = 24 * 3600 * 1000
+MAX_REQUEST_BYTES: Final = 64 * 1024
+AT_ONCE: Final = 4
+"""How many requests are worked on at once: the others' share of threads, processors and disk stays theirs."""
+MAX_WAITING: Final = 512
 T = TypeVar("T")
 
 router = APIRouter(tags=["enrolment"])
@@ -61,27 +65,58 @@ class EnrolledAnswer(BaseModel):
     not_after_ms: int
 
 
+class Desk:
+    """Works on a few of these requests at once and lets a bounded number wait: anybody may send them."""
+
+    def __init__(self, *, at_once: int = AT_ONCE, max_waiting: int = MAX_WAITING) -> None:
+        self._turns, self._present, self._max_present = asyncio.Semaphore(at_once), 0, at_once + max_waiting
+
+    async def call(self, work: Callable[..., T], *arguments: object) -> T:
+        """Return what `work`, which blocks, returns in a thread; raises ApiError when too many wait already."""
+        if self._present >= self._max_present:
+            message = "Too many devices ask at once. Nothing was changed; ask again later."
+            raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, "busy", message)
+        self._present += 1
+        try:
+            async with self._turns:
+                return await asyncio.to_thread(work, *arguments)
+        finally:
+            self._present -= 1
+
+
+def _desk_of(request: Request) -> Desk:
+    desk: Desk = request.app.state.enrolment_desk
+    return desk
+
+
+AtDesk = Annotated[Desk, Depends(_desk_of)]
+
+
 @router.get("/enrolment/trust")
-def show_trust(server: Server) -> TrustAnswer:
+async def show_trust(server: Server, desk: AtDesk) -> TrustAnswer:
     """Return what a device picks from by the hashes in its enrolment code."""
+    return await desk.call(_trust, server)
+
+
+@router.post("/enrolment", status_code=HTTPStatus.CREATED, openapi_extra=_JSON_BODY)
+async def enrol(server: Server, desk: AtDesk, request: Request) -> EnrolledAnswer:
+    """Give a device that has a token its first certificate; the server sets the name in it."""
+    wanted = decode(await request.body(), EnrolmentRequest)
+    return await desk.call(_enrol, server, wanted)
+
+
+@router.post("/enrolment/renewal", openapi_extra=_JSON_BODY)
+async def renew(server: Server, desk: AtDesk, request: Request) -> EnrolledAnswer:
+    """Give a device that has its present certificate's key the next one."""
+    wanted = decode(await request.body(), RenewalRequest)
+    return await desk.call(_renew, server, wanted)
+
+
+def _trust(server: Backend) -> TrustAnswer:
     names = [f"{version}.{ROOT}.json" for version in range(1, server.repository.root_version + 1)]
     found = [server.repository.metadata(name) for name in names]
     document = TrustDocument(ca=_bundle(server), roots=tuple(root.decode() for root in found if root is not None))
     return TrustAnswer(**to_plain(document))
-
-
-@router.post("/enrolment", status_code=HTTPStatus.CREATED, openapi_extra=_JSON_BODY)
-async def enrol(server: Server, request: Request) -> EnrolledAnswer:
-    """Give a device that has a token its first certificate; the server sets the name in it."""
-    wanted = decode(await request.body(), EnrolmentRequest)
-    return await asyncio.to_thread(_enrol, server, wanted)
-
-
-@router.post("/enrolment/renewal", openapi_extra=_JSON_BODY)
-async def renew(server: Server, request: Request) -> EnrolledAnswer:
-    """Give a device that has its present certificate's key the next one."""
-    wanted = decode(await request.body(), RenewalRequest)
-    return await asyncio.to_thread(_renew, server, wanted)
 
 
 def authorities_of(server: Backend) -> Authorities:

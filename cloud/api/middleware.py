@@ -20,23 +20,24 @@ _CLOSE = {"Connection": "close"}
 
 
 class BodyLimit:
-    """Refuses bodies over `max_bytes` with 413, counted as they are read, whatever the headers say.
+    """Refuses bodies over a limit with 413, counted as they are read, whatever the headers say.
 
-    Paths that begin with `streamed` limit themselves.
+    `limit_of(path)` is how many bytes may come; None for paths that limit themselves.
     """
 
-    def __init__(self, app: App, *, max_bytes: int, streamed: str) -> None:
-        self._app, self._max_bytes, self._streamed = app, max_bytes, streamed
-        self._why = f"The request is larger than the {max_bytes} bytes that are read. Nothing was changed."
+    def __init__(self, app: App, *, limit_of: Callable[[str], int | None]) -> None:
+        self._app, self._limit_of = app, limit_of
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http" or scope["path"].startswith(self._streamed):
+        max_bytes = self._limit_of(scope["path"]) if scope["type"] == "http" else None
+        if max_bytes is None:
             await self._app(scope, receive, send)
             return
+        why = f"The request is larger than the {max_bytes} bytes that are read. Nothing was changed."
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        if not declared.isdigit() or len(declared) > MAX_DIGITS or int(declared) > self._max_bytes:
-            await problem(_TOO_LARGE, "too_large", self._why, _CLOSE)(scope, receive, send)
+        if not declared.isdigit() or len(declared) > MAX_DIGITS or int(declared) > max_bytes:
+            await problem(_TOO_LARGE, "too_large", why, _CLOSE)(scope, receive, send)
             return
         read = 0
 
@@ -44,8 +45,8 @@ class BodyLimit:
             nonlocal read
             message = await receive()
             read += len(message.get("body", b""))
-            if read > self._max_bytes:
-                raise HTTPException(_TOO_LARGE, self._why, _CLOSE)
+            if read > max_bytes:
+                raise HTTPException(_TOO_LARGE, why, _CLOSE)
             return message
 
         await self._app(scope, receive_limited, send)

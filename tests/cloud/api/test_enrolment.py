@@ -1,9 +1,11 @@
 """Enrolment, renewal, revocation and change of authorities over HTTP, as a device and an operator do them."""
 
+import asyncio
 import base64
 import hashlib
 import json
 import secrets
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +19,15 @@ from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePri
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from cloud.api.app import create_app
+from cloud.api.enrolment import MAX_REQUEST_BYTES, Desk
 from cloud.pki.authorities import Authorities
 from cloud.values import OutboxKind
 from protocol.enrolment import RENEWAL_CONTEXT, make_token
 from tests.cloud.homes import MODEL, PRODUCT, Api, OpenHome, serve_api
 from tests.cloud.pki.requesting import AnyKey, new_key, request
+
+WISH = {"token": make_token(bytes(16)), "device_id": "pi-1", "hardware_model": MODEL, "csr": "-"}
 
 
 @dataclass
@@ -296,3 +302,49 @@ def test_a_home_without_tls_gives_out_no_certificates(home: OpenHome, tmp_path: 
     with serve_api(home) as api:
         for method, path in (("GET", "/enrolment/trust"), ("GET", "/authorities")):
             assert api.refusal(method, path, status=409)[0] == "no_certificates"
+
+
+def test_what_anybody_may_send_is_small(fleet: Fleet) -> None:
+    wish = fleet.wish(fleet.token())
+    for path in ("/enrolment", "/enrolment/renewal"):
+        padded = json.dumps(wish).encode() + b" " * MAX_REQUEST_BYTES
+        for content in (padded, iter([padded])):  # with its length in front, and without
+            answer = fleet.device.http.post(path, content=content)
+            assert (answer.status_code, answer.json()["error"]) == (413, "too_large")
+    many = [f"group-{number:05d}" for number in range(8000)]
+    refused = fleet.api.http.post("/enrolment-tokens", json={"groups": many})
+    assert refused.status_code == 422, "an operator may say more"
+    fleet.device("POST", "/enrolment", wish, expect=201)
+
+
+def test_a_crowd_of_strangers_keeps_nobody_else_waiting(fleet: Fleet) -> None:
+    app = create_app(fleet.api.backend)
+    app.state.enrolment_desk = Desk(at_once=2, max_waiting=3)
+    working, most = threading.Semaphore(0), [0]
+    go_on = threading.Event()
+
+    def held() -> str:
+        most[0] += 1
+        working.release()
+        assert go_on.wait(10)
+        most[0] -= 1
+        return "done"
+
+    async def crowd() -> list[str | BaseException]:
+        calls = [asyncio.ensure_future(app.state.enrolment_desk.call(held)) for _ in range(7)]
+        await asyncio.to_thread(lambda: [working.acquire(timeout=10) for _ in range(2)])
+        assert most == [2], "more than two are worked on"
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://api.test/api/v1") as stranger:
+            for answer in (await stranger.get("/enrolment/trust"), await stranger.post("/enrolment", json=WISH)):
+                assert (answer.status_code, answer.json()["error"]) == (503, "busy")
+            headers = {"Authorization": f"Bearer {fleet.api.home.token}"}
+            assert (await stranger.get("/devices", headers=headers)).status_code == 200
+            go_on.set()
+            done = await asyncio.gather(*calls, return_exceptions=True)
+            assert (await stranger.get("/enrolment/trust")).status_code == 200
+        return done
+
+    done = asyncio.run(crowd())
+    assert done[:5] == ["done"] * 5
+    assert [getattr(error, "code", None) for error in done[5:]] == ["busy", "busy"]
