@@ -25,6 +25,7 @@ from cloud.cli.packaging import (
     warn_of_same_image,
 )
 from cloud.cli.render import Column, moment, size
+from cloud.cli.retire import retire
 from cloud.durable import write_durably
 from cloud.keyring import Keyring
 from cloud.keys.drafts import Draft
@@ -200,3 +201,6 @@ def role_(operator: Operator, *, product: str | None, to: Path) -> None:
 
 def _version_of(role: Path) -> object:
     return json.loads(role.read_bytes())["signed"]["version"]
+
+
+firmware.add_command(retire)
