@@ -17,7 +17,7 @@ DOCUMENT = REPOSITORY / "docs" / "capabilities.md"
 PROMISED = {
     *(f"R{number}" for number in (*range(1, 9), *range(10, 18), 22)),
     *(f"D{number}" for number in (*range(1, 8), *range(10, 14), 15, 17, 18)),
-    *("S3", "B1", "B3", "B6", "B10"),
+    *("S1", "S2", "S3", "B1", "B3", "B6", "B10", "B13"),
 }
 HEAD = ("| ID | how | test |", "| --- | --- | --- |")
 ROW = re.compile(r"\| (?P<id>[A-Z]\d+) \| (?P<how>.*) \| (?P<test>.*) \|")
