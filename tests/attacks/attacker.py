@@ -1,5 +1,6 @@
 """The attacker's tools: every right on the broker, a memory for all that was ever said there, and stolen keys."""
 
+import hashlib
 import json
 import os
 import queue
@@ -179,14 +180,15 @@ class Files:
     """Files that are not in the bundle, and are there when asked for."""
 
     @classmethod
-    def of(cls, bundle: bytes) -> Self:
-        """What a bundle holds that was heard."""
-        content = json.loads(bundle)
-        return cls(
-            content["product"],
-            content["root_version"],
-            {name: text.encode() for name, text in content["files"].items()},
-        )
+    def current(cls, directory: Path, product: str) -> Self:
+        """What a repository's timestamp leads to now, and the product's part of it."""
+        names = ["timestamp.json"]
+        timestamp = Metadata[Timestamp].from_bytes((directory / names[0]).read_bytes()).signed
+        names.append(f"{timestamp.snapshot_meta.version}.snapshot.json")
+        meta = Metadata[Snapshot].from_bytes((directory / names[1]).read_bytes()).signed.meta
+        names += [f"{meta[f'{role}.json'].version}.{role}.json" for role in (product, "targets")]
+        roots = [int(path.name.partition(".")[0]) for path in directory.glob("*.root.json")]
+        return cls(product, max(roots), {name: (directory / name).read_bytes() for name in names})
 
     def copy(self) -> "Files":
         """Another, to be changed."""
@@ -201,6 +203,11 @@ class Files:
                 files={name: data.decode() for name, data in self.files.items()},
             )
         )
+
+    def as_kept(self) -> dict[str, str]:
+        """What a fingerprint shows of a device that keeps these very files."""
+        roles = {name.rpartition(".json")[0].rpartition(".")[2]: data for name, data in self.files.items()}
+        return {f"{role}.json": f"100600 {hashlib.sha256(data).hexdigest()}" for role, data in roles.items()}
 
     def name_of(self, role: str) -> str:
         """The name of a role's file."""

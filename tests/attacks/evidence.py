@@ -17,7 +17,8 @@ from tests.support.devices import Device
 
 PASSING_FACTS = {"session", "acknowledged", "holders_boot"}
 PASSING_OF_DESIRED = {"seq", "session", "issued_at_ms", "notices", "metadata_version"}
-STAGING = {"target", "target.json"}
+STAGING = {"target", "target.json", "application.json", "application.json.new", "application.log"}
+"""Beside the slots: what is on its way into one, which process runs, and what it says."""
 TABLES = ("installed", "floors", "failed", "backing_off", "chunks", "chunk_lists")
 ATTEMPT = {"entries", "facts", "backing_off"}
 """What an attempt that is refused half-way writes: its entries, where the device stands, when to try again."""

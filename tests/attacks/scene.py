@@ -4,7 +4,7 @@ import itertools
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from protocol.codec import decode
@@ -30,6 +30,8 @@ class Scene:
     intruder: Intruder
     device: Device
     product: str = PRODUCT
+    past: list[Files] = field(default_factory=list)
+    """The product's metadata at each time that it was looked at."""
 
     @classmethod
     def begin(cls, fleet: Fleet, intruder: Intruder, name: str, *, product: str = PRODUCT) -> Self:
@@ -37,6 +39,7 @@ class Scene:
         device = fleet.join(name, product=product)
         fleet.group(name, device, product=product)
         scene = cls(fleet, intruder, device, product)
+        scene.files()
         scene.takes_the_next_good_release()
         return scene
 
@@ -61,6 +64,7 @@ class Scene:
         self.fleet.push(image, "--group", self.group, "--product", self.product, "--immediate")
         self.device.expect(image)
         self.fleet.expect_outcome(self.device, image)
+        self.files()
         return image
 
     def at_rest(self) -> Fingerprint:
@@ -75,6 +79,10 @@ class Scene:
         wait_until(quiet, PATIENCE_S, "a device at rest")
         return last[-1]
 
+    def rough(self) -> Fingerprint:
+        """Take the fingerprint as it is, at rest or not."""
+        return fingerprint(self.device)
+
     @contextmanager
     def refusing(self, *codes: str, besides: frozenset[str] | set[str] = frozenset()) -> Iterator[None]:
         """Attack inside: each of these codes must be counted, nothing else may change, and a good release is taken.
@@ -86,9 +94,11 @@ class Scene:
         for code in codes:
             wait_until(lambda: refused(self.device).get(code, 0) > counted.get(code, 0), PATIENCE_S, f"refused: {code}")  # noqa: B023
         self.intruder.fence(self.device)
-        changed = before.changes(self.at_rest())
-        unexpected = {name: values for name, values in changed.items() if name.partition("/")[2] not in besides}
-        assert not unexpected, unexpected
+        changed, honest = before.changes(self.at_rest()), self.files().as_kept()
+        for name, (_, after) in changed.items():
+            kind, _, part = name.partition("/")
+            # What is trusted may have become what the cloud says now, and nothing else.
+            assert part in besides or (kind == "trust" and after == honest.get(part)), (name, changed[name])
         self.takes_the_next_good_release()
 
     def expect_refused(self, code: str, count: int, since: dict[str, int]) -> None:
@@ -106,8 +116,16 @@ class Scene:
         return self.intruder.heard(TOPICS.up(self.device.device_id, "want"))
 
     def files(self) -> Files:
-        """The product's current metadata, as anybody on the broker has it."""
-        return Files.of(self.intruder.hear(TOPICS.bundle(self.product))[-1])
+        """The product's current metadata, whole, as who has the cloud can read it."""
+        found = Files.current(self.fleet.office.home / "cloud" / "metadata", self.product)
+        if found.files not in [known.files for known in self.past]:
+            self.past.append(found)
+        return found
+
+    def old_files(self) -> Files:
+        """The metadata before the newest that was looked at."""
+        newest = self.files().version("timestamp")
+        return next(old for old in reversed(self.past) if old.version("timestamp") < newest).copy()
 
     def notice(self) -> Notice:
         """What was said last of the device's channel, and is a notice."""

@@ -59,15 +59,6 @@ def campaign(scene: Scene, false_cloud: FalseCloud) -> Campaign:
     return Campaign(scene, false_cloud)
 
 
-def old_files(scene: Scene) -> Files:
-    """The metadata before the newest."""
-    bundles = scene.intruder.heard(TOPICS.bundle(scene.product))
-    newest = scene.files()
-    return next(
-        old for old in map(Files.of, reversed(bundles)) if old.version("timestamp") < newest.version("timestamp")
-    )
-
-
 def doubted(files: Files) -> Files:
     """Files whose timestamp claims to be newer, so that they are looked into, and is not signed."""
     timestamp = files.signed("timestamp")
@@ -81,12 +72,12 @@ def doubted(files: Files) -> Files:
 
 def test_a_replayed_timestamp_is_refused(campaign: Campaign) -> None:
     campaign.files = doubted(campaign.files)
-    campaign.expect("rollback", asked={"timestamp.json": old_files(campaign.scene).files["timestamp.json"]})
+    campaign.expect("rollback", asked={"timestamp.json": campaign.scene.old_files().files["timestamp.json"]})
 
 
 def test_a_replayed_snapshot_is_refused(campaign: Campaign) -> None:
     """The stolen online key signs a new timestamp over the old snapshot, which was good once."""
-    old = old_files(campaign.scene)
+    old = campaign.scene.old_files()
     campaign.files.put("snapshot", old.version("snapshot"), old.files[old.name_of("snapshot")])
     campaign.files.date(campaign.online)
     campaign.expect("rollback")
@@ -94,7 +85,7 @@ def test_a_replayed_snapshot_is_refused(campaign: Campaign) -> None:
 
 def test_a_replayed_product_role_is_refused(campaign: Campaign) -> None:
     """The same, one floor up: a new snapshot over the old role, in which newer firmware and floors are missing."""
-    old, product = old_files(campaign.scene), campaign.scene.product
+    old, product = campaign.scene.old_files(), campaign.scene.product
     campaign.files.put(product, old.version(product), old.files[old.name_of(product)])
     campaign.files.vouch(campaign.online)
     campaign.expect("rollback", trust=ONLINE)
