@@ -52,7 +52,7 @@ def _refused_messages(device: Any) -> str:
 COLUMNS = (
     Column("device", "device_id"),
     Column("product", "product"),
-    Column("online", "online"),
+    Column("online", lambda device: "revoked" if device["revoked_at_ms"] else device["online"]),
     Column("runs", _runs),
     Column("phase", "phase"),
     Column("updates", _availability),

@@ -28,7 +28,7 @@ from cloud.cli.context import Command, Operator, pass_operator
 from cloud.cli.initialise import Plan, database_url, make_home, online_key_path, settle
 from cloud.cli.logs import configure_logging
 from cloud.cli.securing import Security, check_tls, listeners, reachable_host, url_of
-from cloud.config import Home, Settings, load_settings, parse_broker_url
+from cloud.config import Home, Settings, is_loopback, load_settings, parse_broker_url
 from cloud.connection import BrokerAccess
 from cloud.intake import Intake
 from cloud.link import Link, UpMessage
@@ -71,6 +71,12 @@ class Parts:
         return server.public_url or own
 
     @property
+    def reaches_out(self) -> bool:
+        """Whether the broker that was started here listens for devices beyond this machine."""
+        secured = self.embedded.secured if self.embedded else None
+        return secured is not None and not is_loopback(secured.device_host)
+
+    @property
     def device_url(self) -> str:
         """What devices reach the broker by."""
         if self.embedded is not None and self.embedded.secured is not None:
@@ -96,7 +102,7 @@ class _Server(uvicorn.Server):
 def serve(operator: Operator, *, host: str | None, port: int | None, broker: str | None) -> None:
     """Run the server until it is told to end. Without a home, one is made first.
 
-    Without a broker's address in the settings a broker is started, for this machine alone.
+    Without a broker's address in the settings a broker is started, too.
     """
     home = operator.home
     if not home.root.exists():
@@ -360,6 +366,7 @@ async def _announce(parts: Parts, operator: Operator, connected: asyncio.Event) 
     say, version = operator.output.say, importlib.metadata.version("fleetlift")
     say(f"Fleetlift {version} serves operators at {parts.url} and devices at {parts.device_url}.")
     if parts.embedded is not None:
-        say(f"Its broker is {parts.embedded.kind}, started here for this machine alone.")
+        alone = "" if parts.reaches_out else " for this machine alone"
+        say(f"Its broker is {parts.embedded.kind}, started here{alone}.")
     await connected.wait()
     say("Ready. It ends with Ctrl-C.")
