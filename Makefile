@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
-.PHONY: sync check test demo bench serve samples lock
+.PHONY: sync check test demo bench fuzz serve samples lock
 
 sync: .venv/.synced
 .venv/.synced: requirements/dev.txt pyproject.toml
@@ -19,6 +19,8 @@ demo serve: sync
 	$(BIN)/fleetlift $@
 bench: sync
 	$(BIN)/python -m benchmarks.run
+fuzz: sync # FUZZ="--runs 10000 --only 'message.*'" for less
+	nice -n 19 $(BIN)/python -m tests.fuzz.run $(FUZZ)
 samples: sync
 	$(BIN)/python -m firmware_samples.build
 lock: # needs uv; rewrites the pinned requirements from pyproject.toml

@@ -1,0 +1,1 @@
+"""The targets, by where their bytes come from; `every` has them all."""
