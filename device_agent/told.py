@@ -4,6 +4,8 @@
 2. Sequence numbers only grow, over restarts too: what was accepted is in the journal before it counts. A lower number
    is refused as stale; the same number with another content as altered; the same with the same is a repetition.
 3. A message that speaks of another device, product, group or component than its topic is refused as foreign.
+4. A number counts for as long as its message's signature does, so messages are kept as they came. Whoever steals the
+   online key can use up all numbers; when root names another key, what was signed with the old one is in nobody's way.
 """
 
 from __future__ import annotations
@@ -13,12 +15,12 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Protocol, TypeVar
 
-from protocol.codec import decode, encode
+from protocol.codec import decode
 from protocol.down import Desired, Notice, NoticeRelease
-from protocol.errors import ProtocolError
+from protocol.errors import FleetliftError, ProtocolError
 from protocol.identity import EVERYONE
 from protocol.selection import Assignment
-from protocol.signing import DESIRED_TYPE, NOTICE_TYPE, Signature, unseal
+from protocol.signing import DESIRED_TYPE, NOTICE_TYPE, Envelope, Signature, pae, unseal
 from protocol.topics import NoticeTopic
 
 DESIRED: Final = "desired"
@@ -63,6 +65,7 @@ class Told:
         self._keeper = keeper
         self.desired: Desired | None = None
         self._notices: dict[tuple[str, str], Notice] = {}
+        self._envelopes: dict[str, bytes] = {}
         for channel, seen in keeper.all_seen().items():
             self._recall(channel, seen.payload)
 
@@ -102,9 +105,10 @@ class Told:
             raise RefusedError("foreign_desired", f"a Desired of {desired.device_id} ({desired.product})")
         before = self.desired
         if before is not None:
-            _check_order("desired", before, desired, same=_decision(before) == _decision(desired))
+            same = _decision(before) == _decision(desired)
+            self._check_order(DESIRED, before, desired, same=same, verify=verify)
         if desired != before:
-            self._keeper.keep_seen(DESIRED, desired.seq, encode(desired))
+            self._keep(DESIRED, desired.seq, payload)
         self.desired = desired
         return desired
 
@@ -115,32 +119,59 @@ class Told:
         notice = unseal(payload, NOTICE_TYPE, Notice, verify)
         if (notice.product, notice.group, notice.component) != (topic.product, topic.group, topic.component):
             raise RefusedError("foreign_notice", f"a notice of {notice.product}/{notice.group}/{notice.component}")
+        channel = f"{notice.group}/{notice.component}"
         before = self._notices.get((notice.group, notice.component))
         if before is not None:
-            _check_order("notice", before, notice, same=before == notice)
+            self._check_order(channel, before, notice, same=before == notice, verify=verify)
             if before == notice:
                 return False
-        self._keeper.keep_seen(f"{notice.group}/{notice.component}", notice.seq, encode(notice))
+        self._keep(channel, notice.seq, payload)
         self._notices[notice.group, notice.component] = notice
         return True
 
-    def _recall(self, channel: str, payload: bytes) -> None:
+    def _keep(self, channel: str, seq: int, envelope: bytes) -> None:
+        self._keeper.keep_seen(channel, seq, envelope)
+        self._envelopes[channel] = envelope
+
+    def _check_order(self, channel: str, before: T, after: T, *, same: bool, verify: Verify) -> None:
+        what = "desired" if channel == DESIRED else "notice"
+        if after.seq < before.seq:
+            error = RefusedError(f"stale_{what}", f"number {after.seq} after {before.seq}")
+        elif after.seq == before.seq and not same:
+            error = RefusedError(f"altered_{what}", f"another content under the number {after.seq}")
+        else:
+            return
+        if self._counts(channel, verify):
+            raise error
+        self._forget_what_counts_no_more(verify)
+
+    def _counts(self, channel: str, verify: Verify) -> bool:
+        """Tell whether what was accepted on a channel would be accepted now, by its signatures."""
         try:
+            envelope = decode(self._envelopes[channel], Envelope)
+            verify(pae(envelope.type, envelope.payload.encode()), envelope.signatures)
+        except FleetliftError:
+            return False
+        return True
+
+    def _forget_what_counts_no_more(self, verify: Verify) -> None:
+        """Have what was signed by keys that root does not name any more asked for again."""
+        for group, component in list(self._notices):
+            if not self._counts(f"{group}/{component}", verify):
+                del self._notices[group, component]
+
+    def _recall(self, channel: str, kept: bytes) -> None:
+        try:
+            payload = decode(kept, Envelope).payload
             if channel == DESIRED:
                 desired = decode(payload, Desired)
                 self.desired = desired if desired.device_id == self._device_id else None
             else:
                 notice = decode(payload, Notice)
                 self._notices[notice.group, notice.component] = notice
+            self._envelopes[channel] = kept
         except ProtocolError as error:
             _LOG.warning("what was kept of %s is not understood, and is asked for again: %s", channel, error)
-
-
-def _check_order(what: str, before: T, after: T, *, same: bool) -> None:
-    if after.seq < before.seq:
-        raise RefusedError(f"stale_{what}", f"number {after.seq} after {before.seq}")
-    if after.seq == before.seq and not same:
-        raise RefusedError(f"altered_{what}", f"another content under the number {after.seq}")
 
 
 def _decision(desired: Desired) -> Desired:

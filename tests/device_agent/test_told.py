@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from device_agent.told import RefusedError, Told
+from device_agent.trust import Distrust, TrustError
 from protocol.codec import encode
 from protocol.down import Desired, Notice, NoticeRelease
 from protocol.errors import MessageError
+from protocol.identity import MAX_INTEGER
 from protocol.signing import DESIRED_TYPE, NOTICE_TYPE, Signature, seal
 from protocol.topics import NoticeTopic
 from tests.support.updates import firmware
@@ -131,6 +133,31 @@ def test_nothing_counts_that_is_not_signed(told: Told, keeper: Keeper) -> None:
     with pytest.raises(BadSignatureError):
         told.accept_desired(seal(desired(5), DESIRED_TYPE, lambda _: SIGNATURES), bad)
     assert (keeper.kept, told.channels, told.assignment) == ({}, {}, None)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_numbers_that_a_stolen_key_used_up_end_with_the_key(told: Told, keeper: Keeper, restarted: bool) -> None:
+    accept(told, desired(MAX_INTEGER, ota_enabled=False))
+    accept(told, notice(MAX_INTEGER, releases=()))
+    os = NoticeTopic("thermostat", "everyone", "os")
+    accept(told, notice(MAX_INTEGER, component="os", releases=()), os)
+    if restarted:
+        told = Told("pi-1", "thermostat", ("app", "os"), keeper=keeper)
+    fresh = (Signature(keyid="b" * 64, sig="01"),)
+
+    def newer(_pae: bytes, signatures: tuple[Signature, ...]) -> None:
+        if signatures != fresh:
+            raise TrustError(Distrust.BAD_SIGNATURE, "a key that root does not name any more")
+
+    names = {"everyone/app": 7, "everyone/os": 3}
+    told.accept_desired(seal(desired(8, notices=names), DESIRED_TYPE, lambda _: fresh), newer)
+    assert told.assignment is not None
+    assert told.assignment.ota_enabled
+    assert told.missing() == tuple(names), "asked for again"
+    assert told.accept_notice(TOPIC, seal(notice(7), NOTICE_TYPE, lambda _: fresh), newer)
+    with pytest.raises(RefusedError):
+        told.accept_notice(TOPIC, seal(notice(6), NOTICE_TYPE, lambda _: fresh), newer)
+    assert told.missing() == ("everyone/os",)
 
 
 def test_it_remembers_over_restarts(told: Told, keeper: Keeper) -> None:
