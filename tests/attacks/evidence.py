@@ -83,7 +83,8 @@ def journal_of(device: Device) -> dict[str, Any]:
 def _heard(row: Mapping[str, Any]) -> Any:
     if row["channel"] != "desired":
         return row["seq"], row["payload"]
-    return {key: value for key, value in json.loads(row["payload"]).items() if key not in PASSING_OF_DESIRED}
+    message = json.loads(json.loads(row["payload"])["payload"])
+    return {key: value for key, value in message.items() if key not in PASSING_OF_DESIRED}
 
 
 def new_entries(before: Fingerprint, after: Fingerprint) -> list[dict[str, Any]]:

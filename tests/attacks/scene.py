@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
@@ -84,7 +84,7 @@ class Scene:
         return fingerprint(self.device)
 
     @contextmanager
-    def refusing(self, *codes: str, besides: frozenset[str] | set[str] = frozenset()) -> Iterator[None]:
+    def refusing(self, *codes: str, besides: Collection[str] = ()) -> Iterator[None]:
         """Attack inside: each of these codes must be counted, nothing else may change, and a good release is taken.
 
         `besides` are parts of the journal (`entries`, …) that may change; the caller says how.
@@ -94,12 +94,15 @@ class Scene:
         for code in codes:
             wait_until(lambda: refused(self.device).get(code, 0) > counted.get(code, 0), PATIENCE_S, f"refused: {code}")  # noqa: B023
         self.intruder.fence(self.device)
-        changed, honest = before.changes(self.at_rest()), self.files().as_kept()
-        for name, (_, after) in changed.items():
-            kind, _, part = name.partition("/")
-            # What is trusted may have become what the cloud says now, and nothing else.
-            assert part in besides or (kind == "trust" and after == honest.get(part)), (name, changed[name])
+        self.expect_unchanged(before, self.at_rest(), besides)
         self.takes_the_next_good_release()
+
+    def expect_unchanged(self, before: Fingerprint, after: Fingerprint, besides: Collection[str] = ()) -> None:
+        """Fail if anything changed but `besides`; what is trusted may be what the cloud says now, and nothing else."""
+        honest = self.files().as_kept()
+        for name, (old, new) in before.changes(after).items():
+            kind, _, part = name.partition("/")
+            assert part in besides or (kind == "trust" and new == honest.get(part)), (name, old, new)
 
     def expect_refused(self, code: str, count: int, since: dict[str, int]) -> None:
         """Wait until so many more refusals of a code were counted."""
