@@ -81,7 +81,7 @@ class Service:
         self._asked: set[tuple[OutboxKind, str]] = set()
         self._ask_came = asyncio.Event()
         self._turns = [asyncio.Lock() for _ in range(TURNS)]
-        """Devices share them by id: desired states of one device leave in the order of their numbers."""
+        """Devices and channels share them: messages of one topic leave in the order in which they were computed."""
         self._reception = Reception(
             store,
             repository,
@@ -160,7 +160,12 @@ class Service:
         return await asyncio.to_thread(self._store.outbox.settle, item)
 
     async def _say(self, kind: OutboxKind, key: str) -> None:
-        """Compute a message from the truth and publish it."""
+        """Compute a message from the truth and publish it: one at a time, so that an older one never comes last."""
+        async with self._turn(key if kind is OutboxKind.DESIRED else f"{kind.value}/{key}"):
+            await self._say_in_turn(kind, key)
+        self.tally.publish(kind.value)
+
+    async def _say_in_turn(self, kind: OutboxKind, key: str) -> None:
         match kind:
             case OutboxKind.NOTICE:
                 channel = ChannelKey.parse(key)
@@ -172,12 +177,10 @@ class Service:
                 bundle = await asyncio.to_thread(self._repository.bundle, key)
                 await self._publish(self._topics.bundle(key), encode(bundle), retain=True)
             case OutboxKind.DESIRED:
-                async with self._turn(key):
-                    await self._say_desired(key)
+                await self._say_desired(key)
             case OutboxKind.ACCESS:
                 await self._learn_revoked()
                 await asyncio.to_thread(self._tell_access)
-        self.tally.publish(kind.value)
 
     async def _learn_revoked(self) -> None:
         revocations = await asyncio.to_thread(self._store.certificates.revocations)
@@ -240,8 +243,8 @@ class Service:
                 )
         await asyncio.sleep(WARN_EVERY_S)
 
-    def _turn(self, device_id: str) -> asyncio.Lock:
-        return self._turns[zlib.crc32(device_id.encode()) % TURNS]
+    def _turn(self, of: str) -> asyncio.Lock:
+        return self._turns[zlib.crc32(of.encode()) % TURNS]
 
     async def _publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         await self._link.publish(topic, payload, retain=retain)
