@@ -25,10 +25,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from cloud.broker import free_port
 from cloud.cli import fleetlift
 from cloud.demo.operating import Operator
 from cloud.demo.telling import Teller, wait_for
-from cloud.demo.world import HOST, Device, Process, World, answers, free_port
+from cloud.demo.world import HOST, Device, Process, World, answers
 from tests.support.distribution import build_wheel, install_as_on_a_device
 
 MIB = 1 << 20

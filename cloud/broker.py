@@ -6,8 +6,10 @@ whose writing end only the parent keeps, learns the child's pid through it befor
 the child when the pipe ends. Unlike PR_SET_PDEATHSIG this does not depend on the thread that started the child.
 """
 
+import contextlib
 import importlib.util
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -36,6 +38,9 @@ _POLL_S = 0.01
 _STOP_TIMEOUT_S = 10.0
 _LOG_TAIL_LINES = 12
 _PORT_ATTEMPTS = 5
+FIRST_PORT = 10_240
+EPHEMERAL_PORT = 32_768
+"""From here on Linux hands out ports to outgoing connections: one that is free now may be taken a moment later."""
 _ADDRESS_IN_USE = "ddress already in use"
 _READY = {"mosquitto": " running", "amqtt": "amqtt listening"}
 
@@ -185,8 +190,8 @@ class EmbeddedBroker:
         self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         any_port = self._port == 0 or self.cloud_port == 0
         for attempts_left in reversed(range(_PORT_ATTEMPTS if any_port else 1)):
-            port = self._port or _free_port()
-            cloud_port = port if self.secured is None else self._cloud_port or _free_port()
+            port = self._port or free_port()
+            cloud_port = port if self.secured is None else self._cloud_port or free_port()
             try:
                 self._start_on(port, cloud_port)
             except BrokerAddressError:  # between our look and the child's bind somebody else took the free port
@@ -307,10 +312,13 @@ class EmbeddedBroker:
             watchdog.stdin.close()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+def free_port() -> int:
+    """Return a TCP port on loopback that nobody listens on just now, and that no outgoing connection is given."""
+    while True:
+        port = FIRST_PORT + secrets.randbelow(EPHEMERAL_PORT - FIRST_PORT)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((HOST, port))
+            return port
 
 
 def _answers(port: int, tls: Tls | None, *, timeout_s: float) -> bool:

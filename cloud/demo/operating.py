@@ -10,9 +10,10 @@ from typing import Any, Final
 import click
 from click.testing import CliRunner
 
+from cloud.broker import free_port
 from cloud.demo.observing import digest_of, read_only
 from cloud.demo.telling import Teller
-from cloud.demo.world import HOST, DemoError, Device, Process, World, free_port, program
+from cloud.demo.world import HOST, DemoError, Device, Process, World, program
 from protocol.chunks import chunk_count
 
 PRODUCT: Final = "thermostat"

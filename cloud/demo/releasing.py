@@ -9,7 +9,7 @@ from cloud.demo.operating import Image, Operator, attempts, bucket, check_now, c
 from cloud.demo.telling import Teller, wait_for
 from cloud.demo.world import Device, World
 
-TAKE_TIMEOUT_S = 40.0
+TAKE_TIMEOUT_S = 90.0
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "lab": ("pi-1", "pi-2"),
     "field": ("pi-3", "pi-4"),

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from typing import Final
 
 import httpx
 
-from cloud.broker import BrokerKind, EmbeddedBroker, Secured, choose_kind
+from cloud.broker import BrokerKind, EmbeddedBroker, Secured, choose_kind, free_port
 from cloud.config import Home
 from cloud.connection import Tls
 from cloud.demo.observing import Observed
@@ -30,13 +29,6 @@ HOST: Final = "127.0.0.1"
 
 class DemoError(FleetliftError):
     """The demonstration could not go on; nothing outside its own directory was touched."""
-
-
-def free_port() -> int:
-    """Return a TCP port that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass

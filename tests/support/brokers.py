@@ -1,21 +1,15 @@
 """Real brokers for tests: fixtures over the embedded broker, and what happens when a service is missing."""
 
 import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
-from cloud.broker import BrokerKind, EmbeddedBroker, find_mosquitto
+from cloud.broker import BrokerKind, EmbeddedBroker, find_mosquitto, free_port
 
-
-def free_port() -> int:
-    """Return a TCP port on loopback that nobody listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+__all__ = ["free_port"]
 
 
 def missing_service(reason: str) -> NoReturn:
