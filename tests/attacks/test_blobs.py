@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import socket
+import ssl
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +13,7 @@ from typing import Any
 import pytest
 from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]  # exported without saying so
 
+from cloud.config import Home
 from device_agent.asks import MAX_FILE_BYTES
 from protocol.chunks import CHUNK_BYTES, MAGIC, BlobRef, describe, pack_chunk
 from protocol.manifest import Manifest
@@ -231,3 +235,86 @@ def test_a_patch_bomb_in_a_bundle_is_refused(scene: Scene) -> None:
         for harmless in (patched([[0, len(base)]] * 64), patched([[len(base), 1]]), patched([[0, 1]], base="0" * 64)):
             scene.intruder.say(TOPICS.bundle(scene.product), harmless)  # well made, and of no use
     assert peak_kib(scene.device) <= MEMORY_KIB
+
+
+class BoundlessBroker(threading.Thread):
+    """A broker by the stolen key of the real one: it lets everybody in, and then sends one message without end."""
+
+    def __init__(self, certificate: Path) -> None:
+        super().__init__(name="boundless-broker", daemon=True)
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(certificate)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.settimeout(0.2)  # or `stop` would wait for one more connection
+        self.port: int = self._listener.getsockname()[1]
+        self.sent_bytes: list[int] = []
+        self.over = threading.Event()
+
+    def run(self) -> None:
+        while not self.over.is_set():
+            try:
+                with self._context.wrap_socket(self._listener.accept()[0], server_side=True) as connection:
+                    self._serve(connection)
+            except OSError:
+                continue
+
+    def stop(self) -> None:
+        self.over.set()
+        self.join()
+        self._listener.close()
+
+    def _serve(self, connection: ssl.SSLSocket) -> None:
+        while True:
+            kind, body = self._packet(connection)
+            if kind == 1:
+                connection.sendall(b"\x20\x03\x00\x00\x00")
+            elif kind == 8:
+                break
+        connection.sendall(b"\x90\x04" + body[:2] + b"\x00\x01")
+        self.sent_bytes.append(0)
+        connection.sendall(b"\x30\xff\xff\xff\x7f\x00\x01x\x00")  # a PUBLISH of 256 MiB, the most that MQTT can say
+        while True:
+            connection.sendall(b"\0" * 65536)
+            self.sent_bytes[-1] += 65536
+
+    @staticmethod
+    def _packet(connection: ssl.SSLSocket) -> tuple[int, bytes]:
+        with connection.makefile("rb", buffering=0) as stream:
+            head, length, shift = stream.read(1), 0, 0
+            if not head:
+                raise ConnectionError
+            while True:
+                (byte,) = stream.read(1)
+                length |= (byte & 127) << shift
+                shift += 7
+                if byte < 128:
+                    break
+            body = b""
+            while len(body) < length:
+                body += stream.read(length - len(body))
+            return head[0] >> 4, body
+
+
+def test_a_packet_without_end_costs_a_connection_and_no_memory(scene: Scene) -> None:
+    """Mosquitto sends none such: this is a broker of the intruder's own."""
+    device = scene.fleet.enrol("boundless-1")
+    settings = device.directory / "agent.toml"
+    text = settings.read_text()
+    broker = BoundlessBroker(Home(scene.fleet.office.home).broker / "server.pem")
+    broker.start()
+    settings.write_text(text.replace(f":{scene.fleet.broker.port}", f":{broker.port}"))
+    try:
+        device.start()
+        assert device.agent is not None
+        device.agent.wait_for_line("the broker sent a packet over")
+        wait_until(lambda: len(broker.sent_bytes) >= 2, PATIENCE_S, "it tries again")
+        assert max(broker.sent_bytes) < 64 * 1024 * 1024
+        assert peak_kib(device) <= MEMORY_KIB
+    finally:
+        device.stop()
+        broker.stop()
+    settings.write_text(text)
+    device.start()
+    scene.fleet.expect_online(device)
+    device.stop()
+    scene.fleet.devices.remove(device)
