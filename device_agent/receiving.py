@@ -4,17 +4,20 @@ paho (2.2) copies a payload five times and makes a table of all MQTT 5 propertie
 hash it. It has no public way around that, so one private method is overridden, and a test fails when it is not called.
 
 Nothing is subscribed at QoS 2, so nothing of it may come: paho would keep each message until the broker releases it,
-65,535 of them, as large as they may be. The connection ends instead.
+65,535 of them, as large as they may be. The connection ends instead, and so it does with a broker that has us answer
+and does not read the answers: each costs a few bytes there, and some hundred here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import MQTTErrorCode, MQTTProtocolVersion
 
+MAX_UNSENT: Final = 4096
+"""How many packets may wait for the broker to read; a few dozen do when it is well."""
 OnBulk = Callable[[str, memoryview], bool]
 """Is offered a message of QoS 0 by topic and payload; False if it is to take the usual way. It must not raise."""
 
@@ -27,6 +30,11 @@ class Receiver(paho.Client):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._has_properties = options.get("protocol") is MQTTProtocolVersion.MQTTv5
+
+    def _packet_handle(self) -> MQTTErrorCode:
+        if len(self._out_packet) > MAX_UNSENT:
+            return MQTTErrorCode.MQTT_ERR_PROTOCOL
+        return super()._packet_handle()
 
     def _handle_publish(self) -> MQTTErrorCode:
         if self._in_packet["command"] & 0b0100:

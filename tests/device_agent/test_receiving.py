@@ -1,11 +1,16 @@
 """Bulk is handed on where it lies in the packet; all else takes paho's way."""
 
+import contextlib
 import os
+import socket
+import threading
 from collections.abc import Iterator
 
 import pytest
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 
 from cloud.broker import EmbeddedBroker
+from device_agent.receiving import MAX_UNSENT, Receiver
 from tests.support.linking import TOPICS, DeafBroker, Owner
 from tests.support.mqtt import Peer
 
@@ -63,3 +68,29 @@ def test_a_message_of_a_quality_that_nobody_asked_for_ends_the_connection(owners
             assert deaf.connected.acquire(timeout=10), "it is still connected"
             owner.link.stop(timeout_s=1)
             assert owner.messages.empty()
+
+
+@pytest.mark.parametrize("packet", [b"\x32\x06\x00\x01t\x00\x05\x00", b"\xc0\x00", b"\x62\x02\x00\x05"])
+def test_a_broker_that_has_us_answer_and_does_not_read_is_left(packet: bytes) -> None:
+    """Its few bytes would be some hundred in the device's memory, each time."""
+    near, far = socket.socketpair()
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    receiver = Receiver(
+        CallbackAPIVersion.VERSION2, "d", protocol=MQTTProtocolVersion.MQTTv5, reconnect_on_failure=False
+    )
+    receiver._create_socket_connection = lambda: near  # type: ignore[method-assign]
+
+    def flood() -> None:
+        with contextlib.suppress(OSError):
+            far.sendall(b"\x20\x03\x00\x00\x00" + packet * 50_000)
+
+    with near, far:
+        receiver.connect("nowhere")
+        thread = threading.Thread(target=flood)
+        thread.start()
+        highest = 0
+        while receiver.loop(1.0) == MQTTErrorCode.MQTT_ERR_SUCCESS and highest <= MAX_UNSENT + 200:
+            highest = max(highest, len(receiver._out_packet))
+        assert MAX_UNSENT // 2 < highest <= MAX_UNSENT + 200
+        far.shutdown(socket.SHUT_RDWR)
+        thread.join(10)
