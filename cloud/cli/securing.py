@@ -1,14 +1,16 @@
 """How a home is made safe to reach: its authorities, its certificates, and what its broker is given."""
 
+import signal
 import socket
 import ssl
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
 from cloud.broker_config import LOOPBACK, Listener, derive_secured_config, mosquitto_settings
-from cloud.broker_files import CONFIG_FILE, BrokerFiles
+from cloud.broker_files import CONFIG_FILE, BrokerFiles, BrokerFilesError
 from cloud.config import Home, Settings, is_loopback, parse_broker_url
 from cloud.connection import Tls
 from cloud.durable import make_private_directory, write_durably
@@ -20,6 +22,9 @@ from cloud.roles import utc_now
 from protocol.errors import UserError
 
 ANYWHERE: Final = ("0.0.0.0", "::", "")  # noqa: S104 - compared, not bound
+STARTING_S: Final = 3.0
+"""For how long a broker is waited for that starts; then it is told at the next try."""
+LOOK_S: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +76,19 @@ class Security:
             crl=self.authorities.crl(certificates),
         )
         if changed or force:
+            self._await_broker()
             self.broker_files.reload()
+
+    def _await_broker(self) -> None:
+        """Wait while the broker starts: it would die of the signal that is to have it read its files again.
+
+        It has its process id on the disk before it can take signals, and may have read half of the files by then.
+        """
+        deadline = time.monotonic() + STARTING_S
+        while (pid := self.broker_files.pid()) is not None and not _takes_hangups(pid):
+            if time.monotonic() > deadline:
+                raise BrokerFilesError(f"the broker (process {pid}) does not get on with its start; it is told later")
+            time.sleep(LOOK_S)
 
     @property
     def api_certificate(self) -> Path:
@@ -81,6 +98,16 @@ class Security:
     def load_server_certificate(self, context: ssl.SSLContext) -> None:
         """Have a server's context show the certificate as it is on the disk now."""
         context.load_cert_chain(self.api_certificate)
+
+
+def _takes_hangups(pid: int) -> bool:
+    """Whether a process catches SIGHUP (proc(5), SigCgt); one that has just ended has nothing to lose by it."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    except OSError:
+        return True
+    caught = next((line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")), "1")
+    return bool(int(caught, 16) & 1 << (signal.SIGHUP - 1))
 
 
 def secure(home: Home, settings: Settings, final: Home) -> None:
