@@ -19,6 +19,7 @@ from protocol.chunks import MAX_BLOB_BYTES, BlobRef, describe
 from protocol.codec import encode
 from protocol.down import Ack, Desired, Metadata
 from protocol.errors import MessageError
+from protocol.identity import MAX_INTEGER
 from protocol.signing import DESIRED_TYPE, seal
 from protocol.topics import Topics
 from protocol.up import Ask, Asked, DeviceState, Hello, Presence, Report, Want
@@ -101,6 +102,10 @@ class Reception:
         )
         if answer.refusal is not None:
             self._tally.refuse("hello", answer.refusal, device_id, _HELLOS[answer.refusal].format(hello=hello))
+            if answer.refusal == STALE_HELLO:
+                # Its own session numbers are behind what was said in its name. In a new journal they begin anew.
+                beyond = Ack(journal_id=hello.journal.journal_id, through=MAX_INTEGER)
+                await self._publish(self._topics.down(device_id, "ack"), encode(beyond))
             return
         self._changes.bump()
         if answer.ack is not None:

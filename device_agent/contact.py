@@ -222,6 +222,7 @@ class Contact:
         now = self._loop.monotonic()
         if self._session.hello_due(now):
             self._publish("hello", encode(self._hello(standing, now)))
+            self._reports.hello_said()
         if self._session.ask_due(now):
             for channel in self.told.missing():
                 self._files.ask_for(Asked.NOTICE, channel)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-from protocol.up import Entry, Report
+from protocol.up import Entry, JournalPosition, Report
 
 ENTRIES_PER_REPORT: Final = 32
 AGAIN_S: Final = 10.0
@@ -32,6 +32,9 @@ class Outbox(Protocol):
     def acknowledge(self, through: int) -> None:
         """Note what it has."""
 
+    def position(self) -> JournalPosition:
+        """Return where the journal stands."""
+
 
 class Reports:
     """Sends one report at a time, and the next when the one before is acknowledged."""
@@ -42,6 +45,11 @@ class Reports:
         self._awaited_through = 0
         self._sent_at = float("-inf")
         self._due: float | None = None
+        self._hello_open = False
+
+    def hello_said(self) -> None:
+        """Hear that the cloud was told where the journal stands, which it answers with an Ack."""
+        self._hello_open = True
 
     def link_up(self, now: float) -> None:
         """Begin to send, from what was acknowledged last."""
@@ -57,8 +65,15 @@ class Reports:
             self._due = now
 
     def acknowledged(self, journal_id: str, through: int, now: float) -> None:
-        """Hear an Ack; one that falls short of what was sent makes it be sent again."""
+        """Hear an Ack; one that falls short of what was sent makes it be sent again.
+
+        One that is beyond what was ever written makes the journal begin anew. So it counts as the answer to a hello
+        alone: who forges it costs the device no more than one journal a hello.
+        """
         if journal_id != self._outbox.journal_id:
+            return
+        answers_hello, self._hello_open = self._hello_open, False
+        if through >= self._outbox.position().next_seq and not answers_hello:
             return
         before = self._outbox.acknowledged
         if through != before:

@@ -10,7 +10,7 @@ from device_agent.reports import AGAIN_S, ENTRIES_PER_REPORT, PAUSE_S, Reports
 from device_agent.session import FIRST_ASK_S, PATIENCE_S, Session
 from device_agent.starting import MANDATORY_WAIT_S, Starting
 from protocol.phases import Phase, Wait
-from protocol.up import Entry
+from protocol.up import Entry, JournalPosition
 from tests.support.updates import attempt
 
 
@@ -130,6 +130,9 @@ class Outbox:
     def acknowledge(self, through: int) -> None:
         self.acknowledged = through
 
+    def position(self) -> JournalPosition:
+        return JournalPosition(journal_id=self.journal_id, next_seq=self.count + 1)
+
 
 def sent(reports: Reports, now: float) -> list[int]:
     report = reports.report_due(now)
@@ -179,6 +182,18 @@ def test_another_journal_s_acknowledgement_is_nothing() -> None:
     sent(reports, 0.0)
     reports.acknowledged("other", 1, 1.0)
     assert outbox.acknowledged == 0
+
+
+def test_an_acknowledgement_of_what_was_never_written_counts_once_a_hello() -> None:
+    outbox = Outbox(count=3, acknowledged=3)
+    reports = Reports(outbox)
+    reports.acknowledged("j", 4, 0.0)
+    assert outbox.acknowledged == 3
+    reports.hello_said()
+    reports.acknowledged("j", 4, 1.0)
+    assert outbox.acknowledged == 4
+    reports.acknowledged("j", 5, 2.0)
+    assert outbox.acknowledged == 4
 
 
 def test_nothing_goes_out_without_a_link() -> None:
