@@ -115,6 +115,7 @@ def test_an_old_desired_is_refused(scene: Scene) -> None:
 
 def test_everything_that_was_ever_said_said_again_changes_nothing(scene: Scene) -> None:
     """A recording of all that the cloud ever told this device, and all devices, played back in order."""
+    scene.takes_the_next_good_release()  # so that there are older notices than the newest
     told = {scene.channel_topic, TOPICS.bundle(scene.product)} | {
         scene.topic(kind) for kind in ("desired", "ack", "meta")
     }
@@ -196,6 +197,26 @@ def test_a_forged_acknowledgement_loses_nothing(scene: Scene, journal_id: str | 
         for _ in range(20):
             scene.intruder.say(scene.topic("ack"), forged)
         scene.fleet.expect_told(scene.device)
+
+
+def test_an_acknowledgement_of_what_was_never_written_does_not_begin_journal_after_journal(scene: Scene) -> None:
+    own = json.loads(last(scene, scene.topic("ack")))["journal_id"]
+    with scene.refusing():
+        scene.intruder.fence(scene.device)
+        for beyond in range(50):
+            scene.intruder.say(scene.topic("ack"), encode(Ack(journal_id=own, through=MAX_INTEGER - beyond)))
+
+
+def test_a_hello_in_a_devices_name_does_not_shut_it_out(scene: Scene) -> None:
+    """Of a session that no device reaches: the device's own hellos are before it for ever, in this journal."""
+    hello = json.loads(scene.intruder.hear(TOPICS.up(scene.group, "hello"))[-1])
+    hello["state"] |= {"session": MAX_INTEGER}
+    scene.intruder.say(TOPICS.up(scene.group, "hello"), json.dumps(hello).encode())
+    scene.fleet.until(lambda: scene.fleet.row(scene.device)["session"] == MAX_INTEGER, "the forgery believed")
+    answered = scene.fleet.row(scene.device)["desired_seq"]
+    scene.device.check()
+    scene.fleet.until(lambda: scene.fleet.row(scene.device)["desired_seq"] > answered, "an answer to the device itself")
+    scene.takes_the_next_good_release()
 
 
 def test_answers_that_nobody_asked_for_are_dropped(scene: Scene) -> None:
