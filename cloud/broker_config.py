@@ -8,6 +8,7 @@ import contextlib
 import importlib.resources
 import os
 import pwd
+import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -21,6 +22,7 @@ DATA_DIRECTORY: Final = "data"
 Listener = tuple[str, int]
 """The address to listen on (empty: every one) and the port."""
 
+_PORT: Final = re.compile(r"[0-9]{1,5}")
 _MACHINE: Final = frozenset({"persistence_location", "user", "log_dest", "connection_messages", "pid_file"})
 _FILES: Final = frozenset({"acl_file", "certfile", "keyfile", "cafile", "capath", "crlfile"})
 _TLS: Final = _FILES | {"tls_version", "require_certificate", "use_identity_as_username", "use_username_as_clientid"}
@@ -105,7 +107,7 @@ def read_listeners(path: Path) -> list[Listener]:
     found = []
     for name, value in read_statements(path):
         port, _, host = value.partition(" ")
-        if name in {"listener", "port"} and port.isdecimal():
+        if name in {"listener", "port"} and _PORT.fullmatch(port):
             found.append((host.strip(), int(port)))
     return found
 

@@ -275,7 +275,7 @@ def read_revocation_lists(crl: bytes) -> list[x509.CertificateRevocationList]:
     """Return the lists in a PEM file; raises BrokerFilesError."""
     try:
         return [x509.load_pem_x509_crl(part + _CRL_END) for part in crl.split(_CRL_END)[:-1]]
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise BrokerFilesError("revoked.crl does not hold revocation lists in PEM; nothing was written") from error
 
 
@@ -283,7 +283,7 @@ def _check_authorities(name: str, bundle: bytes) -> list[x509.Certificate]:
     try:
         found = x509.load_pem_x509_certificates(bundle)
         constraints = [it.extensions.get_extension_for_class(x509.BasicConstraints).value for it in found]
-    except (ValueError, x509.ExtensionNotFound) as error:
+    except (ValueError, x509.ExtensionNotFound, x509.InvalidVersion) as error:
         raise BrokerFilesError(f"{name} would not be certificates of authorities; nothing was written") from error
     if not all(it.ca for it in constraints):
         raise BrokerFilesError(f"{name} would hold a certificate of no authority; nothing was written")

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Final
 
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import (
@@ -103,13 +103,13 @@ def _load(path: Path, passphrases: Passphrases) -> PrivateKeyTypes:
     if not pem.lstrip().startswith(_PROTECTED):
         try:
             return load_pem_private_key(pem, None)
-        except (ValueError, TypeError, UnsupportedAlgorithm):  # the library's texts quote the content
+        except (ValueError, TypeError, UnsupportedAlgorithm, InternalError):  # the library's texts quote the content
             raise KeyFileError(f"{path} is not a private key in PEM, of PKCS #8") from None
 
     def attempt(passphrase: bytes) -> PrivateKeyTypes:
         try:
             return load_pem_private_key(pem, passphrase)
-        except (TypeError, UnsupportedAlgorithm) as error:
+        except (TypeError, UnsupportedAlgorithm, InternalError) as error:
             raise ValueError(type(error).__name__) from None
 
     return passphrases.unlock(str(path), attempt)

@@ -56,7 +56,7 @@ def read_request(csr_pem: bytes) -> CertificateRequest:
         key = _usable(csr.public_key())  # before its signature: a monstrous key would take long to check
         signed = csr.is_signature_valid
         der = csr.public_bytes(Encoding.DER)
-    except (ValueError, TypeError, UnsupportedAlgorithm):  # the library's texts quote the content
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion):  # the library's texts quote the content
         raise CertificateError("this is not a certificate request in PEM (PKCS #10); nothing was issued") from None
     if not signed:
         raise CertificateError("the certificate request is not signed by its own key; nothing was issued")
@@ -69,7 +69,7 @@ def read_certificate(certificate_pem: bytes) -> x509.Certificate:
         raise CertificateError(f"the certificate has more than {MAX_PEM_BYTES} bytes; nothing was issued")
     try:
         return x509.load_pem_x509_certificate(certificate_pem)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion):
         raise CertificateError("this is not a certificate in PEM; nothing was issued") from None
 
 

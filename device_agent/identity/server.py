@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import re
 import socket
 import ssl
 import threading
@@ -30,6 +31,7 @@ PREFIX: Final = "/api/v1/enrolment"
 TIMEOUT_S: Final = 20.0
 """For each of: the connection, each wait for the server, and (three times as long) the whole of an answer."""
 _READ_BYTES: Final = 64 * 1024
+_CODE: Final = re.compile(r"[a-z0-9_]{1,40}")
 T = TypeVar("T")
 
 
@@ -142,7 +144,7 @@ def _refusal(url: str, status: int, answer: bytes) -> ServerError:
         code, text = said.get("code") or said.get("error"), said.get("detail") or said.get("message")
     except (ValueError, AttributeError, RecursionError):
         code = text = None
-    code = code if isinstance(code, str) else f"http_{status}"
+    code = code if isinstance(code, str) and _CODE.fullmatch(code) else f"http_{status}"
     text = text if isinstance(text, str) else f"HTTP status {status}"
     printable = "".join(letter for letter in text if letter.isprintable())
-    return ServerError(f"{url} refused: {printable[:300]} ({code[:40]})", code[:40])
+    return ServerError(f"{url} refused: {printable[:300]} ({code})", code)

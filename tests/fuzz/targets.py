@@ -34,9 +34,6 @@ class Target:
     covers: tuple[str, ...] = ()
     words: tuple[bytes, ...] = ()
     heavy: bool = False
-    unmended: tuple[type[Exception], ...] = ()
-    """What it raises and should not, and is known: a finding for `make fuzz`. The normal suite passes it over, but for
-    the reproducers in `reproducers/unmended`, which fail there as they are expected to, until they do not."""
 
     def __str__(self) -> str:
         """Return its name."""

@@ -23,7 +23,7 @@ from protocol.down import Ack, Bundle, Desired, Metadata, Notice
 from protocol.phases import Reason
 from protocol.signing import DESIRED_TYPE, NOTICE_TYPE, Signature, seal
 from protocol.topics import Topics
-from protocol.up import Entry
+from protocol.up import Entry, JournalPosition
 from tests.fuzz.child import run_one_of
 from tests.fuzz.parsers.wire import SIGNATURES, plain
 from tests.fuzz.session import DETAIL
@@ -64,6 +64,9 @@ class _Memory:
 
     def acknowledge(self, through: int) -> None:
         assert through >= 0
+
+    def position(self) -> JournalPosition:
+        return JournalPosition(journal_id=self.journal_id, next_seq=5)
 
 
 class _Link:

@@ -268,7 +268,6 @@ TARGETS: Final[tuple[Target, ...]] = (
     ),
     Target(
         name="certificate_request",
-        unmended=(x509.InvalidVersion,),
         make=plain(request),
         seeds=requests,
         shape="bytes",
@@ -278,7 +277,6 @@ TARGETS: Final[tuple[Target, ...]] = (
     ),
     Target(
         name="certificate_request.issued",
-        unmended=(x509.InvalidVersion,),
         make=issuing,
         seeds=requests,
         shape="bytes",
@@ -288,7 +286,6 @@ TARGETS: Final[tuple[Target, ...]] = (
     ),
     Target(
         name="certificate",
-        unmended=(x509.InvalidVersion,),
         make=plain(certificate),
         seeds=certificates,
         shape="bytes",
@@ -315,7 +312,6 @@ TARGETS: Final[tuple[Target, ...]] = (
     ),
     Target(
         name="identity.refusal",
-        unmended=(AssertionError,),
         make=plain(refusal),
         seeds=lambda: [
             b'{"error":"token_used","message":"The token was used."}',

@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from cryptography.exceptions import InternalError
-
 from cloud.config import load_context, load_settings
 from cloud.images import ImageError, measure, pack, read_facts, to_description
 from cloud.key_files import KeyFileError, create_key, load_key
@@ -232,7 +230,6 @@ TARGETS: Final[tuple[Target, ...]] = (
     ),
     Target(
         name="key_file",
-        unmended=(InternalError,),
         make=key_file,
         seeds=key_seeds,
         shape="text",

@@ -86,7 +86,6 @@ TARGETS: Final[tuple[Target, ...]] = (
     ),
     Target(
         name="mosquitto.conf",
-        unmended=(ValueError,),
         make=file(broker_settings),
         seeds=lambda: [mosquitto_settings().encode(), b"listener 1883 127.0.0.1\nport 1884\n"],
         shape="text",
@@ -95,7 +94,6 @@ TARGETS: Final[tuple[Target, ...]] = (
     ),
     Target(
         name="revocations",
-        unmended=(x509.InvalidVersion,),
         make=plain(revocations),
         seeds=revocation_lists,
         shape="bytes",
