@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -32,6 +33,7 @@ JSON_HUGE: Final = (
     b"{" + b",".join(b'"%d":0' % number for number in range(13_000)) + b',"0":1}',
 )  # fmt: skip
 BATCH: Final = 64
+_NUMBER = re.compile(rb"-?[0-9]{1,40}")
 JSON_KEYS: Final = (b'""', b'"x"', b'"seq"', b'"__class__"', b'"\\ud800"', b'"\\u0000"', b'"' + b"k" * 300 + b'"')
 BYTES: Final = (b"\x00", b"\xff", b"\x7f", b"\x80", b"\n", b"\r\n", b" ", b'"', b"{", b"}", b"[", b"\\", b"\xc0\x80")
 CONTROL: Final = (b"%s", b"%n", b"../", b"\xf0\x9f\x98\x80", b"\xed\xa0\x80", b"\xe2\x80\xa8", "\u0663".encode())
@@ -166,7 +168,7 @@ class Mutator:
         choice = rng.randrange(8)
         if choice < 2 and old[:1] == b'"':
             return b'"' + self._bytes(old[1:-1], rng, corpus) + b'"'
-        if choice == 2 and old.lstrip(b"-").isdigit() and len(old) < 40:
+        if choice == 2 and _NUMBER.fullmatch(old):
             return str(int(old) + rng.choice((-1, 1, 2, 64, -(2**31), 2**53))).encode()
         if choice == 3:
             return quoted(rng.choice(self._words))
