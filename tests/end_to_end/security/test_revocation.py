@@ -108,7 +108,8 @@ def let_back_in(fleet: Fleet, device: Device) -> None:
     shutil.move(fresh / "identity", device.directory / "identity")
 
 
-def test_revoking_silences_a_live_session_both_ways_and_disturbs_nobody_else(fleet: Fleet) -> None:
+def test_revoking_silences_a_live_session_both_ways_and_disturbs_nobody_else(own_fleet: Fleet) -> None:
+    fleet = own_fleet
     base, image = fleet.images.thermostat("1.0.0"), fleet.images.thermostat("62.0.0")
     device, *others = (fleet.join(f"stolen-{number}", image=base) for number in (1, 2, 3))
     group = fleet.group("stolen", device, *others)
@@ -147,7 +148,8 @@ def test_revoking_silences_a_live_session_both_ways_and_disturbs_nobody_else(fle
     assert {"device.revoked", "device.readmitted"} <= set(actions)
 
 
-def test_a_device_that_enrols_again_while_its_agent_runs_goes_on_by_itself(fleet: Fleet) -> None:
+def test_a_device_that_enrols_again_while_its_agent_runs_goes_on_by_itself(own_fleet: Fleet) -> None:
+    fleet = own_fleet
     base, image = fleet.images.thermostat("1.0.0"), fleet.images.thermostat("62.1.0")
     device = fleet.join("forgiven-1", image=base)
     group = fleet.group("forgiven", device)
