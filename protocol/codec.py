@@ -55,7 +55,7 @@ def decode_json(payload: bytes | bytearray | str, name: str, *, max_bytes: int =
         raise MessageError(f"{name}: a JSON object is expected")
     _check_depth(value, name)
     if "\\ud" in text or "\\uD" in text:
-        _check_text(value, name)
+        check_encodable(value, name)
     return value
 
 
@@ -114,8 +114,8 @@ def _check_depth(value: object, name: str) -> None:
     raise MessageError(f"{name}: nested deeper than {MAX_DEPTH}")
 
 
-def _check_text(value: object, name: str) -> None:
-    """Refuse half a character: JSON can escape a surrogate without its other half, UTF-8 cannot hold it."""
+def check_encodable(value: object, name: str) -> None:
+    """Raise MessageError for half a character: JSON can escape a surrogate without its other half, and UTF-8 not."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:

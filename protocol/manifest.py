@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from protocol.chunks import BlobRef
-from protocol.codec import structure, to_plain
+from protocol.codec import check_encodable, structure, to_plain
 from protocol.errors import ManifestError, ProtocolError
 from protocol.identity import MAX_INTEGER, VersionRange, check_id, check_version
 
@@ -114,6 +114,7 @@ def from_custom(custom: object, path: str) -> Manifest:
     if not isinstance(inner, dict):
         raise ManifestError(f"target {path!r:.200} has no {CUSTOM_FIELD!r} object in its custom field")
     try:
+        check_encodable(inner, Manifest.__name__)
         manifest = structure(inner, Manifest)
     except ProtocolError as error:
         raise ManifestError(f"target {path!r:.200}: {error}") from error

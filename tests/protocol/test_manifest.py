@@ -46,6 +46,8 @@ def test_the_manifest_of_another_path_is_refused() -> None:
         {"version": "1"},
         {"component": "../app"},
         {"notes": "x" * 2001},
+        {"notes": "\ud800"},
+        {"blobs": [{**to_custom(MANIFEST)[CUSTOM_FIELD]["blobs"][0], "encoding": "\udfff"}]},
         {"requires": {"components": {"os": ">>1"}}},
         {"requires": {"agent": "new"}},
     ],
