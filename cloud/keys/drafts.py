@@ -78,6 +78,7 @@ class Draft:
             raise KeyringError(f"{where} has more than {MAX_BYTES} bytes; nothing was signed")
         try:
             document = json.loads(data)
+            json.dumps(document, ensure_ascii=False).encode()  # half a character could not be written again
             if "signed" in document:
                 return cls._of_role(document, data)
             if document[FORMAT] != FORMAT_VERSION:

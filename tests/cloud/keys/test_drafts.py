@@ -285,6 +285,7 @@ def test_a_draft_is_checked_against_what_the_signer_knows(house: House, operator
 
 
 GARBAGE = [b"", b"{", b"[]", b"{}", b'{"fleetlift-draft": 2}', b'{"fleetlift-draft": 1, "roles": []}', b"[" * 99_999]
+GARBAGE += [b'{"fleetlift-draft": 1, "roles": {}, "more": "\\ud800"}']
 
 
 @pytest.mark.parametrize("garbage", GARBAGE, ids=range(len(GARBAGE)))
