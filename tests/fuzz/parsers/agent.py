@@ -68,9 +68,6 @@ class _Memory:
     def acknowledge(self, through: int) -> None:
         assert through >= 0
 
-    def position(self) -> JournalPosition:
-        return JournalPosition(journal_id=self.journal_id, next_seq=5)
-
 
 class _Link:
     """A link that takes everything, and leads nowhere."""

@@ -201,6 +201,7 @@ def custom(content: bytes) -> object:
         return None
     found = from_custom(value, "thermostat/app/1.1.0")
     assert structure(to_plain(found), manifest.Manifest) == found
+    json.dumps(to_plain(found), ensure_ascii=False).encode()
     return True
 
 
