@@ -213,8 +213,10 @@ def test_a_hello_in_a_devices_name_does_not_shut_it_out(scene: Scene) -> None:
     hello["state"] |= {"session": MAX_INTEGER}
     scene.intruder.say(TOPICS.up(scene.group, "hello"), json.dumps(hello).encode())
     scene.fleet.until(lambda: scene.fleet.row(scene.device)["session"] == MAX_INTEGER, "the forgery believed")
-    answered = scene.fleet.row(scene.device)["desired_seq"]
+    answered, before = scene.fleet.row(scene.device)["desired_seq"], scene.rough().journal["facts"]["journal_id"]
     scene.device.check()
+    wait_until(lambda: scene.rough().journal["facts"]["journal_id"] != before, what="a new journal")
+    scene.device.check()  # it would by itself, in a few seconds
     scene.fleet.until(lambda: scene.fleet.row(scene.device)["desired_seq"] > answered, "an answer to the device itself")
     scene.takes_the_next_good_release()
 
