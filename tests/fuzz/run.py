@@ -60,7 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.list or not chosen:
         _say("\n".join(chosen or TARGETS))
         return 0 if chosen else 2
-    records = {} if options.fresh else _load(options.state, options.seed)
+    records = _load(options.state, options.seed)
+    for name in chosen if options.fresh else ():
+        records.pop(name, None)
     try:
         _all(chosen, records, options)
     except KeyboardInterrupt:
@@ -97,7 +99,7 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=JOBS, help=f"processes at once (default {JOBS})")
     parser.add_argument("--seed", type=int, default=1, help="another one tries other inputs")
     parser.add_argument("--state", type=Path, default=STATE, help="where results and findings are kept")
-    parser.add_argument("--fresh", action="store_true", help="forget what was done before")
+    parser.add_argument("--fresh", action="store_true", help="forget what was done with these parsers before")
     parser.add_argument("--list", action="store_true", help="name the parsers and do nothing")
     parser.add_argument("--reproduce", type=Path, metavar="FILE", help="try one finding again, with its traceback")
     return parser
