@@ -33,7 +33,10 @@ class LinkSettings:
     password_file: Path | None = None
     tls: Callable[[], ssl.SSLContext] | None = None
     keepalive_s: int = 30
-    session_expiry_s: int = 3600
+    session_expiry_s: int = 0
+    """How long the broker keeps the session of a device that is away. Nothing is lost without: what a device misses it
+    asks for. And Mosquitto 2.0.11, which tells sessions by their certificates, ends when its access rules are read anew
+    while it keeps one, and the device comes back."""
     connect_timeout_s: float = 10.0
     """For each of: the TCP connection (and TLS handshake), and then the broker's answers to CONNECT and SUBSCRIBE."""
     version_timeout_s: float = 3.0

@@ -68,16 +68,19 @@ class Security:
 
         Raises BrokerFilesError. With `force` it reads its files in any case: its own certificate may be new.
         """
-        changed = self.broker_files.write_access(
+        if self.write_access(certificates, devices) or force:
+            self._await_broker()
+            self.broker_files.reload()
+
+    def write_access(self, certificates: Iterable[RevokedCertificate] = (), devices: Iterable[str] = ()) -> bool:
+        """Write the broker's rules and who is revoked; return whether it has to be told. Raises BrokerFilesError."""
+        return self.broker_files.write_access(
             topic_root=self.settings.broker.topic_root,
             revoked_devices=devices,
             devices_ca=self.authorities.trusted("devices"),
             services_ca=self.authorities.trusted("services"),
             crl=self.authorities.crl(certificates),
         )
-        if changed or force:
-            self._await_broker()
-            self.broker_files.reload()
 
     def _await_broker(self) -> None:
         """Wait while the broker starts: it would die of the signal that is to have it read its files again.

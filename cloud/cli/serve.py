@@ -45,6 +45,7 @@ _log = logging.getLogger("cloud.serve")
 
 BROKER_LOOK_S: Final = 1.0
 RENEWAL_LOOK_S: Final = 3600.0
+CONNECTED_WITHIN_S: Final = 10.0
 GRACE_S: Final = 3
 """How long requests in progress have, once the server is told to end."""
 
@@ -60,6 +61,8 @@ class Parts:
     access: BrokerAccess
     embedded: EmbeddedBroker | None
     security: Security | None
+    renewed: bool
+    """Whether certificates were renewed before the broker could be told."""
     listener: socket.socket
 
     @property
@@ -150,7 +153,7 @@ def _open(home: Home, settings: Settings, stack: contextlib.ExitStack) -> Parts:
     artifacts = Artifacts(home.storage_path(settings.storage.blobs))
     stack.callback(artifacts.close)
     listener = stack.enter_context(_listen(settings.server.host, settings.server.port))
-    security = _secure(home, settings, store) if settings.server.tls else None
+    security, renewed = _secure(home, settings, store) if settings.server.tls else (None, False)
     embedded = None
     if settings.broker.url is None:
         embedded = stack.enter_context(_embedded(home, settings, security))
@@ -162,20 +165,21 @@ def _open(home: Home, settings: Settings, stack: contextlib.ExitStack) -> Parts:
         access=_access(settings, embedded.cloud_url if embedded else settings.broker.url or "", home, security),
         embedded=embedded,
         security=security,
+        renewed=renewed,
         listener=listener,
     )
 
 
-def _secure(home: Home, settings: Settings, store: Store) -> Security:
-    """Open the authorities, and bring certificates and the broker's files up to date."""
+def _secure(home: Home, settings: Settings, store: Store) -> tuple[Security, bool]:
+    """Open the authorities, bring certificates and the broker's files up to date; tell whether any was renewed."""
     security = Security.open(home, settings)
     renewed = security.renew()
     revoked = store.certificates.revocations()
     try:
-        security.tell_broker(revoked.certificates, revoked.device_ids, force=renewed)
-    except BrokerFilesError as error:  # it is told again and again: devices are served meanwhile
+        security.write_access(revoked.certificates, revoked.device_ids)
+    except BrokerFilesError as error:  # it is tried again and again: devices are served meanwhile
         _log.warning("%s", error)
-    return security
+    return security, renewed
 
 
 def _embedded(home: Home, settings: Settings, security: Security | None) -> EmbeddedBroker:
@@ -306,7 +310,7 @@ async def _run(parts: Parts, operator: Operator) -> None:
                 tasks.create_task(link.run(), name="link"),
                 tasks.create_task(_keep_broker(parts.embedded), name="broker"),
                 tasks.create_task(_announce(parts, operator, connected), name="announce"),
-                tasks.create_task(_keep_secure(parts, config), name="security"),
+                tasks.create_task(_keep_secure(parts, config, connected), name="security"),
             ]
             await stop.wait()
             server.should_exit = True
@@ -339,23 +343,31 @@ async def _keep_broker(broker: EmbeddedBroker | None) -> None:
             _log.warning("%s", error)
 
 
-async def _keep_secure(parts: Parts, config: uvicorn.Config) -> None:
-    """Renew the servers' certificates in time."""
+async def _keep_secure(parts: Parts, config: uvicorn.Config, connected: asyncio.Event) -> None:
+    """Renew the servers' certificates in time, and have the broker know what it was not told.
+
+    Not before we are connected: Mosquitto 2.0.11 ends when it is told while it keeps a session of somebody away.
+    But in the end all the same: it may be what keeps us out.
+    """
+    force = parts.renewed
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(connected.wait(), CONNECTED_WITHIN_S)
     while parts.security is not None:
-        await asyncio.sleep(RENEWAL_LOOK_S)
         try:
-            await asyncio.to_thread(_refresh, parts, config)
+            await asyncio.to_thread(_refresh, parts, config, force=force)
+            force = False
         except (FleetliftError, OSError) as error:
             _log.warning("certificates could not be brought up to date, and it is tried again: %s", error)
+        await asyncio.sleep(RENEWAL_LOOK_S)
 
 
-def _refresh(parts: Parts, config: uvicorn.Config) -> None:
+def _refresh(parts: Parts, config: uvicorn.Config, *, force: bool = False) -> None:
     """Bring certificates, access rules and revocations up to date, for the API and for the broker; blocking."""
     if parts.security is None:
         return
     renewed = parts.security.renew()
     revoked = parts.store.certificates.revocations()
-    parts.security.tell_broker(revoked.certificates, revoked.device_ids, force=renewed)
+    parts.security.tell_broker(revoked.certificates, revoked.device_ids, force=renewed or force)
     if renewed and config.ssl is not None:
         parts.security.load_server_certificate(config.ssl)
         _log.info("the servers' certificates were renewed")

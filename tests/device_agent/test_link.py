@@ -122,7 +122,7 @@ def test_another_broker_in_the_place_of_the_first_is_spoken_to_in_its_version(
 def test_what_was_dropped_while_away_is_dropped_from_the_kept_session(
     mosquitto: EmbeddedBroker, owners: list[Owner]
 ) -> None:
-    owner = start(owners, mosquitto.url)
+    owner = start(owners, mosquitto.url, session_expiry_s=3600)
     owner.expect("up")
     owner.link.subscribe({"keep": 1, "drop": 1})
     with Peer(mosquitto.port, "cloud") as peer:
