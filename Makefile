@@ -1,7 +1,8 @@
 # The words of this project. Needs make and Python >= 3.11 (make PYTHON=python3.13 ... to choose one), nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
-WORKERS ?= 2
+# Tests wait more than they work: two for each core.
+WORKERS ?= 4
 .PHONY: sync check test demo bench fuzz serve samples lock
 
 sync: .venv/.synced
