@@ -158,7 +158,9 @@ def serve_api(home: OpenHome, **settings: Any) -> Iterator[Api]:
         wait_until(lambda: server.started, what="the API server's start")
         port = server.servers[0].sockets[0].getsockname()[1]
         headers = {"Authorization": f"Bearer {home.token}"}
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", headers=headers, trust_env=False) as http:
+        with httpx.Client(
+            base_url=f"http://127.0.0.1:{port}/api/v1", headers=headers, trust_env=False, timeout=60
+        ) as http:
             yield Api(home, backend, http)
     finally:
         server.should_exit = True

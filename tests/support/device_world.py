@@ -225,7 +225,7 @@ class Watched:
     def desired(self) -> dict[str, Any]:
         """The last Desired that it accepted."""
         rows = self.device.journal("SELECT payload FROM seen WHERE channel = 'desired'") if self.session() else []
-        return dict(json.loads(rows[0]["payload"])) if rows else {}
+        return dict(json.loads(json.loads(rows[0]["payload"])["payload"])) if rows else {}
 
     def followed(self) -> int:
         """The session of the last Desired that it accepted."""

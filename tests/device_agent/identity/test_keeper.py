@@ -278,7 +278,7 @@ def test_a_short_life_is_renewed_at_two_thirds_too(kept: Kept) -> None:
     kept.pass_(62 * DAY_S)
     before = kept.asked("/renewal")
     kept.pass_(DAY_S)
-    assert 11 <= kept.asked("/renewal") - before <= 12
+    assert 11 <= kept.asked("/renewal") - before <= 13  # a little less than two hours each
 
 
 def test_a_clock_that_is_ahead_does_not_renew_without_end(kept: Kept) -> None:
