@@ -52,7 +52,7 @@ def list_devices(  # noqa: PLR0917 - one parameter a query field
 def enrol_device(server: Server, actor: Actor, body: NewDevice) -> DeviceView:
     """Make a device known before its first hello."""
     find_product(server.store, body.product)
-    for group in body.groups:
+    for group in dict.fromkeys(body.groups):
         find_group(server.store, body.product, group)
     return server.store.devices.register(
         body.device_id, product=body.product, hardware_model=body.hardware_model, groups=body.groups, by=actor

@@ -3,17 +3,23 @@
 import json
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
 from cloud.fleet import DeviceView, OtaView
 from cloud.progress import DeviceProgress
 from cloud.values import GroupView, ReleaseMetrics, ReleaseView
 from protocol.identity import MAX_INTEGER
-from protocol.values import Urgency
+from protocol.manifest import MAX_HARDWARE_MODELS
+from protocol.values import MAX_GROUPS, Urgency
 
 MAX_IDS = 10_000
 Text = Annotated[str, Field(max_length=500)]
-Ids = Annotated[list[str], Field(max_length=MAX_IDS)]
+MAX_FIELDS = 1000
+"""Of one object in a body."""
+# Fail-fast, for pydantic would collect an error for each wrong item: a gigabyte for a body that is let in.
+Ids = Annotated[list[str], Field(max_length=MAX_IDS), FailFast()]
+Groups = Annotated[tuple[str, ...], Field(max_length=MAX_GROUPS), FailFast()]
+Models = Annotated[list[str], Field(min_length=1, max_length=MAX_HARDWARE_MODELS), FailFast()]
 
 
 class Document(BaseModel):
@@ -26,6 +32,9 @@ class Document(BaseModel):
     def _check_text(cls, value: object) -> object:
         if isinstance(value, bytes):  # what was not sent as JSON comes as it is
             raise ValueError("JSON is expected, sent as application/json")  # noqa: TRY004 - pydantic groups ValueError
+        objects = (value, *value.values()) if isinstance(value, dict) else ()
+        if any(len(item) > MAX_FIELDS for item in objects if isinstance(item, dict)):
+            raise ValueError(f"an object with more than {MAX_FIELDS} fields")
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:  # JSON can escape a surrogate without its other half, UTF-8 cannot hold it
@@ -37,7 +46,7 @@ class NewProduct(Document):
     """A product with the metadata that delegates to it: the signed files' exact texts."""
 
     product: str
-    hardware_models: Annotated[list[str], Field(min_length=1, max_length=64)]
+    hardware_models: Models
     targets: str
     role: str
 
@@ -90,7 +99,7 @@ class FirmwareFacts(Document):
     seq: Annotated[int, Field(strict=True, ge=1, le=MAX_INTEGER)] = 1
     digest: str
     size_bytes: Annotated[int, Field(strict=True, ge=1, le=MAX_INTEGER)]
-    hardware_models: Annotated[list[str], Field(min_length=1, max_length=64)]
+    hardware_models: Models
     requires: dict[str, Any] = {}
 
 
@@ -185,7 +194,7 @@ class NewDevice(Document):
     device_id: str
     product: str
     hardware_model: str
-    groups: Ids = []
+    groups: Groups = ()
 
 
 class DevicePage(BaseModel):

@@ -4,10 +4,10 @@ from http import HTTPStatus
 from typing import Annotated, Final
 
 from fastapi import APIRouter
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, FailFast, Field
 
 from cloud.api.backend import Actor, Server
-from cloud.api.documents import Document
+from cloud.api.documents import Document, Groups
 from cloud.api.naming import find_group, find_product
 from cloud.credentials import (
     DEFAULT_LIFETIME_S,
@@ -17,11 +17,9 @@ from cloud.credentials import (
     EnrolmentTokenView,
     TokenDraft,
 )
-from protocol.values import MAX_GROUPS
 
 MAX_BATCH: Final = 2000
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Groups = Annotated[tuple[str, ...], Field(max_length=MAX_GROUPS)]
 Lifetime = Annotated[int, Field(strict=True, ge=1, le=MAX_LIFETIME_S)]
 
 router = APIRouter(tags=["enrolment"])
@@ -54,7 +52,7 @@ class DeviceBatch(Document):
     """Devices that are made known together, or not at all; `again` takes those that are known, too."""
 
     product: str
-    devices: Annotated[list[PreparedDevice], Field(min_length=1, max_length=MAX_BATCH)]
+    devices: Annotated[list[PreparedDevice], Field(min_length=1, max_length=MAX_BATCH), FailFast()]
     lifetime_s: Lifetime = DEFAULT_LIFETIME_S
     again: Annotated[bool, Field(strict=True)] = False
 

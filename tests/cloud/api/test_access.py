@@ -1,6 +1,7 @@
 """Who gets in, what is too large, and how every refusal looks: over real HTTP."""
 
 import socket
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -118,6 +119,25 @@ def test_a_malformed_body_is_answered_with_what_is_wrong(api: Api, body: bytes, 
     assert set(answer.json()) == {"error", "message"}
     assert says in answer.json()["message"]
     assert [group["group"] for group in api("GET", "/groups")] == ["everyone"]
+
+
+def test_a_body_of_nothing_but_mistakes_costs_the_server_no_more_than_others(api: Api) -> None:
+    wrong = "[" + "0," * 300_000 + "0]"
+    unknown = ",".join(f'"{number}":0' for number in range(100_000))
+    tracemalloc.start()
+    try:
+        for path, body in (
+            ("/enrolment-tokens", f'{{"product":"{PRODUCT}","groups":{wrong}}}'),
+            ("/device-batches", f'{{"product":"{PRODUCT}","devices":{wrong}}}'),
+            ("/devices", f'{{"product":"{PRODUCT}","groups":{wrong}}}'),
+            ("/products", f'{{"product":"{PRODUCT}","hardware_models":{wrong}}}'),
+            ("/groups", f"{{{unknown}}}"),
+        ):
+            answer = api.http.post(path, content=body, headers={"Content-Type": "application/json"})
+            assert answer.status_code == 422, answer.text
+        assert tracemalloc.get_traced_memory()[1] < 64 * 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_number_beyond_what_the_database_holds_is_refused(api: Api) -> None:
