@@ -277,12 +277,12 @@ def _load(path: Path, kind: type[M]) -> M:
         raise _refusal(path, raw[: error.start].count(b"\n") + 1, "the text is not UTF-8") from None
     try:
         return kind.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise _syntax_refusal(path, text, str(error)) from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         location = tuple(str(part) for part in first["loc"])
         raise _refusal(path, _line_of(text, location), _explain(kind, location, dict(first))) from None
+    except (ValueError, RecursionError) as error:  # also thousands of digits, and of brackets
+        raise _syntax_refusal(path, text, str(error)) from None
 
 
 def _refusal(path: Path, line: int, why: str) -> UserError:

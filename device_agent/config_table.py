@@ -28,7 +28,7 @@ def read_table(path: Path, *, known: Collection[str]) -> Table:
     try:
         text = raw.decode()
         values = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also thousands of digits, and of brackets
         raise UserError(f"{path}: not TOML: {error}") from error
     return Table(path, text, (), values, known=known)
 

@@ -48,6 +48,8 @@ def test_every_value_given_is_taken(tmp_path: Path) -> None:
         ("[broker]\ntopic_root = 'a/b/c'\n", 2, "the key 'broker.topic_root': topic root"),
         ("[devices]\njoining = 'opne'\n", 2, "the key 'devices.joining': input should be 'open' or 'known'"),
         ("[server]\nport = \n", 2, "at the key 'port': not TOML"),
+        ("[server]\nport = " + "9" * 5000, 2, "not TOML"),
+        ("[server]\nport = " + "[" * 5000, 2, "not TOML"),
         ("[server]\nport = 1\nport = 2\n", 3, "at the key 'port': not TOML: Cannot overwrite a value"),
         ("server = 1\n", 1, "the key 'server'"),
         ("server.prot = 1\n", 1, "'server.prot' is not known"),

@@ -173,6 +173,8 @@ def test_a_mistake_is_told_with_its_line_and_key(tmp_path: Path, was: str, becom
 
 def test_other_mistakes(tmp_path: Path) -> None:
     assert "not TOML" in refusal(tmp_path, "[device")
+    assert "not TOML" in refusal(tmp_path, "[device]\nid = " + "9" * 5000)
+    assert "not TOML" in refusal(tmp_path, "[device]\nid = " + "[" * 5000)
     assert "components is missing" in refusal(tmp_path, LEAST.partition("[components")[0])
     assert "device is missing" in refusal(tmp_path, "")
     assert "device: a table is expected" in refusal(tmp_path, "device = 1")
