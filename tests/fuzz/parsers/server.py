@@ -331,7 +331,9 @@ def requests() -> list[bytes]:
         _request("PUT", f"blobs/{DIGEST_A}", raw="an image", type="application/octet-stream"),
         _request("POST", "enrolment-tokens", token),
         _request("DELETE", "enrolment-tokens/x"),
-        _request("POST", "devices/batch", {"product": PRODUCT, "devices": [{"device_id": "a", "hardware_model": "b"}]}),
+        _request(
+            "POST", "device-batches", {"product": PRODUCT, "devices": [{"device_id": "a", "hardware_model": "b"}]}
+        ),
         _request("POST", "authorities/devices/rotate"),
         _request("POST", "enrolment", {"token": "A" * 22, "device_id": "a", "hardware_model": MODEL, "csr": "x"}),
         _request("POST", "enrolment/renewal", {"certificate": "x", "csr": "x", "signature": "x"}),
