@@ -239,14 +239,6 @@ class Files:
         self.put("snapshot", snapshot.version, metadata(snapshot, *signers))
         self.date(*signers, expires=expires)
 
-    def outlive(self) -> None:
-        """Wait until the cloud will not use these numbers: it counts by the second, and has to go on above a forgery.
-
-        (Whoever has the online key can use up its numbers. That ends when root names another key.)
-        """
-        used = max(self.version(role) for role in ("snapshot", "timestamp"))
-        wait_until(lambda: time.time() > used + 1, what="the next second")
-
     def date(self, *signers: Signer, expires: timedelta = timedelta(days=1)) -> None:
         """Sign the timestamp anew, over the snapshot that is here."""
         timestamp: Timestamp = self.signed("timestamp")

@@ -9,6 +9,7 @@ said and not what it says. Everything else is compared to the byte.
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,16 +58,17 @@ def files_in(directory: Path, besides: Iterable[str] = ()) -> dict[str, str]:
     found = {}
     for path in sorted(directory.rglob("*")):
         name = str(path.relative_to(directory))
-        if name in besides:
-            continue
-        mode = f"{path.lstat().st_mode:o}"
-        if path.is_symlink():
-            found[name] = f"{mode} -> {path.readlink()}"
-        elif path.is_dir():
-            found[name] = mode
-        else:
-            found[name] = f"{mode} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+        if name not in besides:
+            with suppress(FileNotFoundError):  # of a file that is just being replaced
+                found[name] = _look_of(path)
     return found
+
+
+def _look_of(path: Path) -> str:
+    mode = f"{path.lstat().st_mode:o}"
+    if path.is_symlink():
+        return f"{mode} -> {path.readlink()}"
+    return mode if path.is_dir() else f"{mode} {hashlib.sha256(path.read_bytes()).hexdigest()}"
 
 
 def journal_of(device: Device) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 import itertools
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
+from cloud.keyring import Keyring
 from protocol.codec import decode
 from protocol.down import Desired, Notice, NoticeRelease
 from protocol.errors import MessageError
@@ -57,6 +58,21 @@ class Scene:
     def next_image(self, **more: Any) -> Image:
         """An image that nobody has seen yet."""
         return self.fleet.images.thermostat(f"50.0.{next(VERSIONS)}", **more)
+
+    def publish_role(self, change: Callable[[Keyring, bytes], bytes]) -> None:
+        """Have a release manager sign the product's role anew, and the cloud take it; returns when devices are told."""
+        heard = len(self.intruder.heard(TOPICS.bundle(self.product)))
+        role = change(Keyring(self.fleet.office.home / "operator" / "keys"), self.role())
+        headers = {"Content-Type": "application/json"}
+        self.fleet.api("POST", f"/products/{self.product}/role", content=role, headers=headers, expect=201)
+        self.intruder.hear(TOPICS.bundle(self.product), heard + 1)
+
+    def overtake(self) -> None:
+        """Have the cloud use the numbers up that a forgery used, which are those that come next.
+
+        (Whoever has the online key can use up as many as he likes. That ends when root names another key.)
+        """
+        self.publish_role(lambda keyring, role: keyring.renew_role(self.product, role))
 
     def takes_the_next_good_release(self) -> Image:
         """Release an image by the operator's own command, and wait until the device runs it and the cloud knows."""
@@ -124,6 +140,11 @@ class Scene:
         if found.files not in [known.files for known in self.past]:
             self.past.append(found)
         return found
+
+    def role(self) -> bytes:
+        """The product's current role."""
+        files = self.files()
+        return files.files[files.name_of(self.product)]
 
     def old_files(self) -> Files:
         """The metadata before the newest that was looked at."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tuf.api.metadata import Metadata, MetaFile, Snapshot, Targets  # type: ignore[attr-defined]  # not exported explicitly
 
-from cloud.keyring import Keyring, next_seq
+from cloud.keyring import next_seq
 from protocol.chunks import BlobRef, describe
 from protocol.manifest import Blob, Manifest, Requirements
 from tests.attacks.attacker import TOPICS, FalseCloud, metadata, notice
@@ -23,29 +23,24 @@ from tests.support.processes import wait_until
 
 def sign(scene: Scene, image: Image, **facts: Any) -> Manifest:
     """Have a release manager sign an image, and the cloud take the metadata; `facts` differ from what is usual."""
-    home = scene.fleet.office.home
-    role = (home / "cloud" / "metadata" / scene.files().name_of(PRODUCT)).read_bytes()
     ref = describe([image.path.read_bytes()])[0]
     fields: dict[str, Any] = {
         "product": PRODUCT,
         "component": "app",
         "version": image.version,
         "build": image.build,
-        "seq": next_seq(role, PRODUCT, "app"),
+        "seq": next_seq(scene.role(), PRODUCT, "app"),
         "hardware_models": ("raspberrypi4",),
         "blobs": (Blob(encoding="identity", ref=ref),),
     }
     manifest = Manifest(**fields | facts)
-    publish(scene, Keyring(home / "operator" / "keys").sign_firmware(role, manifest, image.size_bytes, image.digest))
+    scene.publish_role(lambda keyring, role: keyring.sign_firmware(role, manifest, image.size_bytes, image.digest))
     return manifest
 
 
-def publish(scene: Scene, role: bytes) -> None:
-    """Have the cloud take a role, and the device its metadata."""
-    heard = len(scene.intruder.heard(TOPICS.bundle(PRODUCT)))
-    headers = {"Content-Type": "application/json"}
-    scene.fleet.api("POST", f"/products/{PRODUCT}/role", content=role, headers=headers, expect=201)
-    scene.intruder.hear(TOPICS.bundle(PRODUCT), heard + 1)
+def retire(scene: Scene, seq: int) -> None:
+    """Have a release manager raise the floor, so that this firmware is below it."""
+    scene.publish_role(lambda keyring, role: keyring.raise_floor(PRODUCT, role, "app", seq + 1))
 
 
 def expect_failed(scene: Scene, wanted: Any, reason: str, *, besides: frozenset[str] = frozenset()) -> None:
@@ -130,14 +125,15 @@ def test_a_role_of_one_product_offers_nothing_of_another(
     files.put("snapshot", snapshot.version, metadata(snapshot, scene.key("online")))
     files.date(scene.key("online"))
     files.files[f"{role.version}.{other}.json"] = evil
-    with scene.refusing("untrusted", besides=ATTEMPT | ONLINE | {"seen"}), false_cloud.reigning():
-        false_cloud.files = files.files
-        scene.intruder.say(TOPICS.bundle(PRODUCT), files.bundle)
-        with scene.wanting(scene.reference(image), code="untrusted"):
-            pass
-        scene.at_rest()
+    with scene.refusing("untrusted", besides=ATTEMPT | ONLINE | {"seen"}):
+        with false_cloud.reigning():
+            false_cloud.files = files.files
+            scene.intruder.say(TOPICS.bundle(PRODUCT), files.bundle)
+            with scene.wanting(scene.reference(image), code="untrusted"):
+                pass
+            scene.at_rest()
         assert scene.told_since(before) == [(image.version, None, None), (image.version, "cancelled", "withdrawn")]
-        files.outlive()
+        scene.overtake()
 
 
 BOMBS = {
@@ -164,9 +160,8 @@ def test_firmware_below_the_floor_is_refused(scene: Scene) -> None:
     old = scene.next_image()
     manifest = sign(scene, old)
     scene.takes_the_next_good_release()
-    home = scene.fleet.office.home
-    role = (home / "cloud" / "metadata" / scene.files().name_of(PRODUCT)).read_bytes()
-    publish(scene, Keyring(home / "operator" / "keys").raise_floor(PRODUCT, role, "app", manifest.seq + 1))
+    retire(scene, manifest.seq)
+    scene.takes_the_next_good_release()  # so the device has verified the new metadata, however busy it was
     wanted = scene.reference(old, seq=manifest.seq)
     floors = "SELECT seq FROM floors WHERE component = 'app'"
     wait_until(lambda: scene.device.journal(floors) == [{"seq": manifest.seq + 1}], what="the floor in the journal")

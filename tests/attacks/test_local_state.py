@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from cloud.keyring import Keyring
 from protocol.values import FirmwareRef
 from tests.attacks.attacker import PATIENCE_S, TOPICS, FalseCloud, Files, notice
 from tests.attacks.evidence import ATTEMPT, STAGING, files_in, refused
 from tests.attacks.forging import ONLINE
 from tests.attacks.scene import Scene
-from tests.attacks.test_firmware import publish, sign
+from tests.attacks.test_firmware import retire as raise_floor
+from tests.attacks.test_firmware import sign
 from tests.attacks.test_metadata import Campaign
 from tests.cloud.homes import PRODUCT
 from tests.support.brokers import missing_service
@@ -34,9 +34,7 @@ def retire(scene: Scene) -> tuple[Image, FirmwareRef, Files]:
     scene.fleet.api("PUT", f"/blobs/{image.digest}", content=image.path.read_bytes(), headers=octets)
     before = scene.files()
     scene.takes_the_next_good_release()
-    home = scene.fleet.office.home
-    role = (home / "cloud" / "metadata" / scene.files().name_of(PRODUCT)).read_bytes()
-    publish(scene, Keyring(home / "operator" / "keys").raise_floor(PRODUCT, role, "app", manifest.seq + 1))
+    raise_floor(scene, manifest.seq)
     wanted, floor = scene.reference(image, seq=manifest.seq), {"seq": manifest.seq + 1}
     scene.takes_the_next_good_release()  # so the device has verified the new metadata
     wait_until(lambda: scene.device.journal("SELECT seq FROM floors") == [floor], PATIENCE_S, "the floor")
@@ -94,12 +92,20 @@ def test_a_journal_that_was_lost_brings_no_retired_firmware_back(scene: Scene) -
     scene.device.restart()
     scene.fleet.expect_online(scene.device)
     evil = scene.offer(wanted)
-    scene.intruder.say(scene.channel_topic, notice(evil, scene.key("online")))
-    scene.fleet.until(
-        lambda: [row["reason"] for row in scene.fleet.attempts(scene.device, image)] == ["below_floor"], "below_floor"
-    )
+    # Retained: a device that has forgotten its groups subscribes to their notices a moment later.
+    scene.intruder.say(scene.channel_topic, notice(evil, scene.key("online")), retain=True)
+    wait_until(lambda: scene.device.heard(f"{scene.group}/app") == evil.seq, PATIENCE_S, "the notice was heard")
+
+    def is_refused() -> bool:
+        """Before an attempt, where the floor was found in the metadata in time, or else by the attempt."""
+        reasons = [row["reason"] for row in scene.fleet.attempts(scene.device, image)]
+        floors = [row["seq"] for row in scene.device.journal("SELECT seq FROM floors")]
+        return reasons == ["below_floor"] or (not reasons and floors == [wanted.seq + 1])
+
+    scene.fleet.until(is_refused, "the refusal")
     assert files_in(scene.device.seen.slots, besides=STAGING) == slots
     scene.takes_the_next_good_release()
+    assert is_refused()
 
 
 def start_at(scene: Scene, when: str) -> None:

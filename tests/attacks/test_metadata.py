@@ -47,8 +47,8 @@ class Campaign:
                 with scene.wanting(self.wanted, code=code):
                     pass
                 scene.at_rest()
-                if trust:
-                    self.files.outlive()
+            if trust:
+                scene.overtake()
             told = scene.told_since(before)
             version = self.image.version
             assert told == [(version, None, None), (version, "cancelled", "withdrawn")]
