@@ -230,7 +230,7 @@ TARGETS: Final[tuple[Target, ...]] = (
         seeds=lambda: [text for kind in KINDS for text in examples_of(kind)] + [b'{"a":' + b'[{"b":1}]' * 1 + b"}"],
         shape="json",
         expected=(MessageError,),
-        covers=("protocol.codec.decode_json",),
+        covers=("protocol.codec.decode_json", "protocol.codec.check_encodable"),
     ),
     Target(
         name="manifest",
