@@ -146,7 +146,8 @@ class Mutator:
             return begin, end, rng.choice((rng.choice(JSON_KEYS), other))
         if choice < 5 and spans.items:
             begin, end = rng.choice(spans.items)
-            item, times = content[begin:end], rng.choice((0, 0, 2, 2, 3, 17, 65, 65, 1025))
+            item = content[begin:end]
+            times = min(rng.choice((0, 0, 2, 2, 3, 17, 65, 65, 1025)), MAX_INPUT_BYTES // len(item) + 1)
             comma = b"" if item.endswith(b",") else b","
             return begin, end, (item + comma) * max(0, times - 1) + (item if times else b"")
         if choice < 9 and spans.texts:
