@@ -126,7 +126,7 @@ def refused_by_the_device(scene: Scene, false_cloud: FalseCloud, manager: Manage
             with scene.wanting(scene.reference(image), code="bad_signature"):
                 pass
             after = scene.at_rest()
-            files.outlive()
+        scene.overtake()
         told = [entry["attempt"] for entry in new_entries(before, after)]
         assert [item["version"] for item in told] == [image.version] * len(told)
         assert told[-1]["outcome"] == "cancelled"
