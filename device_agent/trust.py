@@ -252,6 +252,7 @@ class DeviceTrust:
                 self._root = max(self._root, updater.root, key=lambda root: root.version)
                 self._timestamp_version = self._read_timestamp_version()
         self._updater, self._floors = updater, floors
+        self._looked_in_vain_at_s = 0.0  # what comes next stands on this, and will be good if it is the cloud's
         self._verified = None if bundle is None else (bundle, updater.expires.timestamp())
         self._keep_clock_floor(now_s)
         return updater

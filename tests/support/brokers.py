@@ -1,15 +1,38 @@
 """Real brokers for tests: fixtures over the embedded broker, and what happens when a service is missing."""
 
+import contextlib
+import itertools
 import os
+import secrets
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
-from cloud.broker import BrokerKind, EmbeddedBroker, find_mosquitto, free_port
+from cloud.broker import EPHEMERAL_PORT, FIRST_PORT, HOST, BrokerKind, EmbeddedBroker, find_mosquitto
 
-__all__ = ["free_port"]
+
+def _own_ports() -> Iterator[int]:
+    """This process's part of the ports, from anywhere in it and around: other workers of pytest have other parts."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    size = (EPHEMERAL_PORT - FIRST_PORT) // workers
+    first, start = FIRST_PORT + worker * size, secrets.randbelow(size)
+    return itertools.islice(itertools.cycle(range(first, first + size)), start, None)
+
+
+_PORTS = _own_ports()
+
+
+def free_port() -> int:
+    """Return a TCP port on loopback that nobody listens on, and that no other test is given before it is used."""
+    for port in _PORTS:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((HOST, port))
+            return port
+    raise AssertionError("the ports have no end")
 
 
 def missing_service(reason: str) -> NoReturn:

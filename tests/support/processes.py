@@ -69,7 +69,9 @@ class Started:
 
         wait_until(lambda: said() or self.process.poll() is not None, timeout_s, f"{self.name} saying {text!r}")
         line = said()
-        assert line is not None, f"{self.name} ended with {self.process.returncode} and never said {text!r}"
+        assert line is not None, (
+            f"{self.name} ended with {self.process.returncode} and never said {text!r}:\n{self.log()[-4000:]}"
+        )
         return line
 
 

@@ -141,6 +141,22 @@ def test_what_a_bundle_had_no_room_for_is_asked_for_when_it_is_needed(ahead: Ahe
     assert ahead.repository.asked == ["2.thermostat.json"]
 
 
+def test_what_comes_soon_after_what_had_to_be_asked_for_is_looked_into(ahead: Ahead) -> None:
+    """A device that has just come, and what it got: the floor that is raised a moment later is not left for later."""
+    whole = ahead.repository.bundle()
+    small = {name: text for name, text in whole.files.items() if "thermostat" not in name}
+    ahead.offer(Bundle(product="thermostat", root_version=1, files=small))
+    ahead.work()
+    ahead.ask = ahead.repository.ask
+    ahead.refresh()
+    ahead.ask = nobody
+    ahead.repository.raise_floor("thermostat", {"app": 3})
+    ahead.repository.publish()
+    assert ahead.offer()
+    assert ahead.work() > 0
+    assert ahead.trust.floors() == {"app": 3}
+
+
 def test_only_a_newer_version_is_news(ahead: Ahead) -> None:
     """Else anybody could have a good bundle verified again and again, each time with another file that nobody needs."""
     ahead.offer()
