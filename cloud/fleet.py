@@ -8,8 +8,9 @@ from enum import StrEnum
 
 from cloud.values import ChannelKey
 from protocol.down import Ack, Desired
+from protocol.facts import DeviceFacts
 from protocol.phases import Outcome, Phase, Reason
-from protocol.selection import Assignment, Channels, DeviceFacts
+from protocol.selection import Assignment, Channels
 from protocol.up import Availability, Pending, Progress
 from protocol.values import ComponentState, FirmwareRef, Urgency, Via
 
@@ -205,6 +206,8 @@ class DeviceSituation:
     phase: Phase = Phase.IDLE
     availability: Availability = field(default_factory=Availability)
     pending: tuple[Pending, ...] = ()
+    timezone: str = ""
+    last_seen_at_ms: int | None = None
 
     @property
     def device_id(self) -> str:
@@ -214,8 +217,9 @@ class DeviceSituation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetView:
-    """A product's devices (or those of one group), and the enabled releases of its channels."""
+    """A product's devices (or those of one group), and the enabled releases of its channels, at one time."""
 
     product: str
     channels: Channels
     devices: tuple[DeviceSituation, ...]
+    now_ms: int = 0

@@ -8,7 +8,18 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sqlalchemy import JSON, BigInteger, Column, ForeignKeyConstraint, Index, Integer, MetaData, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    UniqueConstraint,
+    false,
+    text,
+)
 from sqlmodel import Field, SQLModel
 
 NAMING: Final = {
@@ -31,12 +42,14 @@ class Row(SQLModel):
 
 
 class ProductRow(Row, table=True):
-    """A kind of device."""
+    """A kind of device. A release of it needs `approvals` of others than who makes it."""
 
     __tablename__ = "product"
     id: str = Field(primary_key=True)
     hardware_models: list[str] = Field(sa_column=Column(JSON, nullable=False))
     ota_enabled: bool = True
+    base_only: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
+    approvals: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
     created_at_ms: int = Field(sa_type=BigInteger)
 
 
@@ -50,12 +63,13 @@ class FloorRow(Row, table=True):
 
 
 class GroupRow(Row, table=True):
-    """A ranked group; `everyone` has a row and no memberships."""
+    """A ranked group; `everyone` has a row and no memberships. The members of one with a `query` follow from facts."""
 
     __tablename__ = "device_group"
     product: str = Field(primary_key=True, foreign_key="product.id")
     name: str = Field(primary_key=True)
     rank: int
+    query: str | None = None
     created_at_ms: int = Field(sa_type=BigInteger)
 
 
@@ -82,6 +96,7 @@ class DeviceRow(Row, table=True):
     journal_next: int = Field(default=1, sa_type=BigInteger)
     ack_through: int = Field(default=0, sa_type=BigInteger)
     desired_seq: int = Field(default=0, sa_type=BigInteger)
+    timezone: str = Field(default="", sa_column_kwargs={"server_default": text("''")})
     revoked_at_ms: int | None = Field(default=None, sa_type=BigInteger)
 
 
@@ -108,6 +123,8 @@ class ComponentRow(Row, table=True):
     version: str
     build: int = Field(sa_type=BigInteger)
     digest: str
+    requires: dict[str, str] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False, server_default="{}"))
+    data_schema: int = Field(default=0, sa_column=Column(BigInteger, nullable=False, server_default="0"))
 
 
 class FirmwareRow(Row, table=True):
@@ -127,6 +144,7 @@ class FirmwareRow(Row, table=True):
     requires: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
     notes: str
     data_schema: int = Field(sa_type=BigInteger)
+    reads_schemas: list[int] = Field(default_factory=list, sa_column=Column(JSON, nullable=False, server_default="[]"))
     blobs: list[dict[str, Any]] = Field(sa_column=Column(JSON, nullable=False))
     signer_keyids: list[str] = Field(sa_column=Column(JSON, nullable=False))
     added_at_ms: int = Field(sa_type=BigInteger)
@@ -145,7 +163,7 @@ class ChannelRow(Row, table=True):
 
 
 class ReleaseRow(Row, table=True):
-    """A labelled decision on a channel."""
+    """A labelled decision on a channel. `terms` are `protocol.schedule.Terms`, as they stand now."""
 
     __tablename__ = "release"
     __table_args__ = (
@@ -169,6 +187,7 @@ class ReleaseRow(Row, table=True):
     target_range: str
     description: str
     enabled: bool = True
+    terms: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False, server_default="{}"))
     references_label: int | None = None
     promoted_from: str | None = Field(default=None, foreign_key="release.id")
     created_at_ms: int = Field(sa_type=BigInteger)
@@ -240,6 +259,7 @@ class AttemptRow(Row, table=True):
     booted_digest: str | None = None
     fetched_bytes: int = Field(default=0, sa_type=BigInteger)
     forced: bool = False
+    tried_order: int = Field(default=0, sa_column=Column(BigInteger, nullable=False, server_default="0"))
     started_at_ms: int = Field(sa_type=BigInteger)
     ended_at_ms: int | None = Field(default=None, sa_type=BigInteger)
     ended_seq: int | None = Field(default=None, sa_type=BigInteger)

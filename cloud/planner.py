@@ -18,16 +18,10 @@ from typing import Final
 
 from cloud.fleet import DeviceSituation, FleetView
 from protocol.down import NoticeRelease
-from protocol.errors import FleetliftError
-from protocol.identity import EVERYONE, Installed, VersionRange
-from protocol.manifest import ANY_HARDWARE
+from protocol.identity import EVERYONE
 from protocol.phases import Phase, Wait
 from protocol.selection import Channels, Decision, Rule, Verdict, Wanted, select
-from protocol.values import MAX_RELEASES, FirmwareRef, Urgency, Via
-
-
-class TooManyReleasesError(FleetliftError):
-    """A channel has more enabled releases that may still reach somebody than one notice can carry."""
+from protocol.values import FirmwareRef, Urgency, Via
 
 
 class HoldReason(StrEnum):
@@ -42,12 +36,19 @@ class HoldReason(StrEnum):
     PINNED = "pinned"
     SINGLE_DEVICE = "single_device"
     HIGHER_RANK = "higher_rank"
+    BASE_ONLY = "base_only"
+    NOT_BEFORE = "not_before"
+    PAUSED = "paused"
+    STRATUM = "stratum"
     PERCENTAGE = "percentage"
     TARGET_RANGE = "target_range"
+    BASE_FIRST = "base_first"
     # what the device is
     HARDWARE = "hardware"
     FLOOR = "floor"
     REQUIREMENT = "requirement"
+    BREAKS = "breaks"
+    DATA_SCHEMA = "data_schema"
     FAILED_BEFORE = "failed_before"
     # what the device is doing
     OFFLINE = "offline"
@@ -57,6 +58,11 @@ class HoldReason(StrEnum):
     NEXT_START = "next_start"
     BACKING_OFF = "backing_off"
     BUSY = "busy"
+    WINDOW = "window"
+    CONSENT = "consent"
+    DECLINED = "declined"
+    TURN = "turn"
+    DATA_SYNC = "data_sync"
     UNDER_WAY = "under_way"
 
 
@@ -104,38 +110,6 @@ class Plan:
     holds: tuple[Hold, ...]
 
 
-def notice_releases(releases: Sequence[NoticeRelease]) -> tuple[NoticeRelease, ...]:
-    """Return those of a channel's enabled releases that a notice must carry, newest label first.
-
-    Left out is a release *old* that a newer one *new* shadows: whenever *old* applies to a device, *new* does too.
-    As the first release that applies decides, *old* then never decides, and `select` gives every device the same
-    decision without it. A release applies if its firmware admits the hardware, and the device either runs that
-    firmware or is covered by the percentage and in the target range (rule 3 of `protocol.selection`). So *new*
-    shadows *old* if it admits all hardware that *old* admits, its percentage is 100 (it covers every bucket), and
-
-    - its target range is `*`: then every admitted device is in it; or
-    - both state the same range, and their firmware is the same: they apply by running it, or by the range, alike; or
-    - both state the same range, and *old*'s firmware is itself in it, whatever else is installed: a device to which
-      *old* applies because it is in the range is in *new*'s; one that runs *old*'s firmware has its version and build,
-      and is in the range too. (That a digest comes with the version and build that were signed with it is taken as
-      given here, and nowhere else.)
-
-    The last case keeps parallel lines (`1.x`, `2.x`) short. Raises TooManyReleasesError when more than MAX_RELEASES
-    remain.
-    """
-    newest_first = sorted(releases, key=lambda release: -release.label)
-    kept: list[NoticeRelease] = []
-    for release in newest_first:
-        if not any(_shadows(newer, release) for newer in kept):
-            kept.append(release)
-    if len(kept) > MAX_RELEASES:
-        raise TooManyReleasesError(
-            f"{len(kept)} enabled releases of this channel may still reach somebody, and a notice carries "
-            f"{MAX_RELEASES}; disable old ones, or release to 100 % without a target range"
-        )
-    return tuple(kept)
-
-
 def forecast(view: FleetView, candidate: NoticeRelease, group: str = EVERYONE) -> Forecast:
     """Return who would take `candidate` if it were released to `group` now, sooner or later."""
     component = candidate.firmware.component
@@ -144,7 +118,7 @@ def forecast(view: FleetView, candidate: NoticeRelease, group: str = EVERYONE) -
     takes: list[str] = []
     holds: list[Hold] = []
     for device in view.devices:
-        held = _why_not_taken(device, channels, candidate, group)
+        held = _why_not_taken(device, channels, candidate, group, view.now_ms)
         if held is None:
             takes.append(device.device_id)
         else:
@@ -158,7 +132,7 @@ def plan(view: FleetView, now_ms: int) -> Plan:
     holds: list[Hold] = []
     for device in view.devices:
         for component in components_of(view.channels, device):
-            decision = select(device.facts, device.assignment, view.channels, component)
+            decision = select(device.facts, device.assignment, view.channels, component, now_ms=now_ms)
             held = _why_not_now(device, decision, now_ms)
             if held is None and decision.wanted is not None:
                 wanted = decision.wanted
@@ -168,69 +142,15 @@ def plan(view: FleetView, now_ms: int) -> Plan:
     return Plan(tuple(actions), tuple(holds))
 
 
-def rollback_range(earlier: NoticeRelease, later: Sequence[NoticeRelease]) -> str:
-    """Return the target range by which a rollback reaches whom `earlier` reached, wherever they went from there.
-
-    That is `earlier`'s own range, and the version of each later release of the channel (labels ascending) that moved
-    such devices on: one of the same range, or of a range that one of the versions so far is in. A parallel line of
-    other versions is left alone.
-    """
-    component = earlier.firmware.component
-    if _is_every_version(earlier.target_range):
-        return "*"
-    text, ranges, versions = earlier.target_range, {earlier.target_range}, [_signed(earlier.firmware)]
-    for release in later:
-        target = VersionRange.parse(release.target_range)
-        moved_on = release.target_range in ranges or any(target.matches(component, {component: it}) for it in versions)
-        if moved_on:
-            ranges.add(release.target_range)
-            versions.append(_signed(release.firmware))
-            if not VersionRange.parse(text).matches(component, {component: versions[-1]}):
-                text += f" || ={release.firmware.version}"
-    return text
-
-
-def superseded_otas(device: DeviceSituation, channels: Channels) -> tuple[str, ...]:
+def superseded_otas(device: DeviceSituation, channels: Channels, now_ms: int) -> tuple[str, ...]:
     """Return the device's single-device OTAs that a release decided after them has overtaken (rule 4)."""
     overtaken = []
     for ota in device.assignment.otas:
-        decision = select(device.facts, device.assignment, channels, ota.firmware.component)
+        decision = select(device.facts, device.assignment, channels, ota.firmware.component, now_ms=now_ms)
         wanted = decision.wanted
         if wanted is not None and wanted.via is Via.RELEASE and wanted.order > ota.order:
             overtaken.append(ota.ota_id)
     return tuple(overtaken)
-
-
-# Which releases a notice carries
-
-
-def _shadows(new: NoticeRelease, old: NoticeRelease) -> bool:
-    if new.percentage < 100 or not _admits_all(new.firmware, old.firmware):
-        return False
-    if _is_every_version(new.target_range):
-        return True
-    if new.target_range.split() != old.target_range.split():
-        return False
-    return new.firmware.digest == old.firmware.digest or _in_own_range(old)
-
-
-def _admits_all(new: FirmwareRef, old: FirmwareRef) -> bool:
-    return ANY_HARDWARE in new.hardware_models or set(old.hardware_models) <= set(new.hardware_models)
-
-
-def _is_every_version(target_range: str) -> bool:
-    alternatives = VersionRange.parse(target_range).alternatives
-    return any(all(comparator.operand == "*" for comparator in alternative) for alternative in alternatives)
-
-
-def _in_own_range(release: NoticeRelease) -> bool:
-    """Tell whether whoever runs the release's firmware is in its range: a range fails for a component not given."""
-    installed = {release.firmware.component: _signed(release.firmware)}
-    return VersionRange.parse(release.target_range).matches(release.firmware.component, installed)
-
-
-def _signed(firmware: FirmwareRef) -> Installed:
-    return Installed(version=firmware.version, build=firmware.build)
 
 
 # Why a device does not take a candidate
@@ -239,21 +159,38 @@ _BLOCKED: Final = {
     Rule.FLOOR: HoldReason.FLOOR,
     Rule.HARDWARE: HoldReason.HARDWARE,
     Rule.REQUIREMENT: HoldReason.REQUIREMENT,
+    Rule.BREAKS: HoldReason.BREAKS,
+    Rule.DATA_SCHEMA: HoldReason.DATA_SCHEMA,
     Rule.FAILED_BEFORE: HoldReason.FAILED_BEFORE,
+    Rule.DECLINED: HoldReason.DECLINED,
+    Rule.BASE_FIRST: HoldReason.BASE_FIRST,
 }
 _NOT_REACHED: Final = {
     Rule.HARDWARE: HoldReason.HARDWARE,
+    Rule.NOT_BEFORE: HoldReason.NOT_BEFORE,
+    Rule.PAUSED: HoldReason.PAUSED,
+    Rule.STRATUM: HoldReason.STRATUM,
     Rule.PERCENTAGE: HoldReason.PERCENTAGE,
     Rule.TARGET_RANGE: HoldReason.TARGET_RANGE,
+}
+
+_OUTSIDE: Final = {
+    Rule.NOT_BEFORE: "the release has {}",
+    Rule.PAUSED: "the release is {}",
+    Rule.STRATUM: "the release is {}",
+    Rule.PERCENTAGE: "outside the percentage: {}",
+    Rule.TARGET_RANGE: "outside the target range: {}",
 }
 
 Why = tuple[HoldReason, str]
 
 
-def _why_not_taken(device: DeviceSituation, channels: Channels, candidate: NoticeRelease, group: str) -> Why | None:
+def _why_not_taken(
+    device: DeviceSituation, channels: Channels, candidate: NoticeRelease, group: str, now_ms: int
+) -> Why | None:
     if group not in device.assignment.groups:
         return HoldReason.NOT_IN_GROUP, f"is not in group {group}"
-    decision = select(device.facts, device.assignment, channels, candidate.firmware.component)
+    decision = select(device.facts, device.assignment, channels, candidate.firmware.component, now_ms=now_ms)
     wanted = decision.wanted
     if wanted is not None and wanted.source_id == candidate.release_id:
         return _why_no_take(device, decision, wanted)
@@ -274,7 +211,9 @@ def _why_other(decision: Decision) -> Why:
     """Tell what decides instead of the candidate, which was not looked at."""
     wanted = decision.wanted
     if decision.blocked_by is Rule.OTA_OFF:
-        return HoldReason.OTA_OFF, "updates are switched off for the product"
+        return HoldReason.OTA_OFF, decision.trace[-1].saw
+    if decision.blocked_by is Rule.BASE_ONLY:
+        return HoldReason.BASE_ONLY, decision.trace[-1].saw
     if wanted is None:
         newest = next((step.subject for step in decision.trace if step.rule in _NOT_REACHED), None)
         nothing = HoldReason.NOTHING_RELEASED, "nothing was released to it"
@@ -292,8 +231,7 @@ def _why_not_reached(decision: Decision, release: str) -> Why | None:
         if step.subject == release and not step.passed and step.rule in _NOT_REACHED:
             if step.rule is Rule.HARDWARE:
                 return HoldReason.HARDWARE, f"hardware model {step.saw} is not among the firmware's"
-            what = "percentage" if step.rule is Rule.PERCENTAGE else "target range"
-            return _NOT_REACHED[step.rule], f"outside the {what}: {step.saw}"
+            return _NOT_REACHED[step.rule], _OUTSIDE[step.rule].format(step.saw)
     return None
 
 
@@ -321,6 +259,15 @@ _WAITS: Final = {
     Wait.FAILED_BEFORE: HoldReason.FAILED_BEFORE,
     Wait.BACKING_OFF: HoldReason.BACKING_OFF,
     Wait.BUSY: HoldReason.BUSY,
+    Wait.WINDOW: HoldReason.WINDOW,
+    Wait.CONSENT: HoldReason.CONSENT,
+    Wait.DECLINED: HoldReason.DECLINED,
+    Wait.TURN: HoldReason.TURN,
+    Wait.DATA_SYNC: HoldReason.DATA_SYNC,
+    Wait.REQUIREMENT: HoldReason.REQUIREMENT,
+    Wait.BREAKS: HoldReason.BREAKS,
+    Wait.DATA_SCHEMA: HoldReason.DATA_SCHEMA,
+    Wait.BASE_FIRST: HoldReason.BASE_FIRST,
 }
 
 

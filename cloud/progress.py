@@ -66,7 +66,17 @@ def release_progress(
     found = []
     for situation in fleet.devices:
         view, attempt = views.get(situation.device_id), newest.get(situation.device_id)
-        found.append(device_progress(release_id, component, situation, fleet.channels, view=view, attempt=attempt))
+        found.append(
+            device_progress(
+                release_id,
+                component,
+                situation,
+                fleet.channels,
+                now_ms=fleet.now_ms,
+                view=view,
+                attempt=attempt,
+            )
+        )
     return tuple(item for item in found if item is not None)
 
 
@@ -76,13 +86,14 @@ def device_progress(
     situation: DeviceSituation,
     channels: Channels,
     *,
+    now_ms: int,
     view: DeviceView | None,
     attempt: AttemptView | None,
 ) -> DeviceProgress | None:
     """Return how far one device is with `source_id`, or None if it neither took it nor is to take it."""
     if attempt is not None:
         return _attempted(attempt, situation, view)
-    decision = select(situation.facts, situation.assignment, channels, component)
+    decision = select(situation.facts, situation.assignment, channels, component, now_ms=now_ms)
     if decision.wanted is None or decision.wanted.source_id != source_id:
         return None
     return _expected(decision, situation)

@@ -14,10 +14,10 @@ from typing import Final, Protocol
 from cloud.artifacts import Artifacts
 from cloud.changes import Changes
 from cloud.link import LinkError, UpMessage
-from cloud.planner import TooManyReleasesError
 from cloud.reception import Reception, Streaming
 from cloud.refusals import Refusals
 from cloud.roles import TrustError
+from cloud.shadowing import TooManyReleasesError
 from cloud.store.errors import NotFoundError
 from cloud.store.store import Store
 from cloud.tally import Tally

@@ -7,7 +7,7 @@ opened with unless said otherwise.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
 from typing import Any, Final, Self
@@ -17,6 +17,7 @@ from protocol.errors import ProtocolError
 from protocol.identity import VersionRange, check_id, check_version
 from protocol.manifest import Blob, Requirements
 from protocol.phases import Reason
+from protocol.schedule import Terms
 from protocol.values import MAX_TEXT, FirmwareRef, Urgency
 
 # Products, groups, firmware
@@ -84,6 +85,7 @@ class FirmwareView:
     requires: Requirements
     notes: str
     data_schema: int
+    reads_schemas: tuple[int, ...]
     blobs: tuple[Blob, ...]
     signer_keyids: tuple[str, ...]
     published: bool
@@ -102,6 +104,8 @@ class FirmwareView:
             size_bytes=self.size_bytes,
             hardware_models=self.hardware_models,
             requires=self.requires,
+            data_schema=self.data_schema,
+            reads_schemas=self.reads_schemas,
         )
 
 
@@ -124,6 +128,7 @@ class ReleaseDraft:
     target_range: str = "*"
     description: str = ""
     release_id: str | None = None
+    terms: Terms = field(default_factory=Terms)
 
     def __post_init__(self) -> None:
         _valid(partial(check_version, self.version))
@@ -180,6 +185,7 @@ class ReleaseView:
     superseded_at_ms: int | None
     disabled_at_ms: int | None
     duration_s: int
+    terms: Terms
 
     @property
     def name(self) -> str:

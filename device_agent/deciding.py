@@ -15,8 +15,9 @@ from device_agent.driver import Driver
 from device_agent.events import Attempt, Paused, Revised, Superseded, Taken, Waited, Waiting, Withdrawn
 from device_agent.loop import Loop
 from device_agent.machine import CLEARANCES
+from protocol.facts import DeviceFacts
 from protocol.phases import Wait
-from protocol.selection import Assignment, Channels, Decision, DeviceFacts, Rule, Verdict, Wanted, select
+from protocol.selection import Assignment, Channels, Decision, Rule, Verdict, Wanted, select
 from protocol.up import JournalPosition, Pending
 from protocol.values import MAX_TEXT, FirmwareRef, Scope
 
@@ -148,8 +149,8 @@ class Decider:
         assignment = self._told.assignment
         if assignment is None:
             return {}
-        facts, channels = self._facts(), self._told.channels
-        return {component: select(facts, assignment, channels, component) for component in self._components}
+        facts, channels, now_ms = self._facts(), self._told.channels, round(self._now() * 1000)
+        return {name: select(facts, assignment, channels, name, now_ms=now_ms) for name in self._components}
 
     def _reconsider(self, decisions: Mapping[str, Decision]) -> None:
         """Go on with the update under way, carry it out in another way, or call it off."""
@@ -203,7 +204,7 @@ class Decider:
             attempt_id=f"{position.journal_id}-{position.next_seq}",
             source_id=wanted.source_id,
             via=wanted.via,
-            order=wanted.order,
+            order=wanted.tried_order,
             firmware=wanted.firmware,
             urgency=wanted.urgency,
             mandatory=wanted.mandatory,

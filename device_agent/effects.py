@@ -27,8 +27,8 @@ from device_agent.loop import Loop, Worker
 from device_agent.slots.ports import Slots
 from device_agent.trial import Trial
 from protocol.errors import FleetliftError
+from protocol.facts import DeviceFacts
 from protocol.phases import Reason
-from protocol.selection import DeviceFacts
 from protocol.values import ComponentState, FirmwareRef
 
 FIRST_REVERT_AGAIN_S: Final = 5.0

@@ -29,9 +29,9 @@ from device_agent.vetting import vetted
 from device_agent.window import received_bytes
 from protocol.chunks import BlobRef
 from protocol.errors import FleetliftError
+from protocol.facts import DeviceFacts
 from protocol.manifest import target_path
 from protocol.phases import Reason
-from protocol.selection import DeviceFacts
 from protocol.topics import Topics
 from protocol.values import FirmwareRef
 

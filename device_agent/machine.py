@@ -228,6 +228,7 @@ def _entry(
         booted_digest=booted_digest,
         fetched_bytes=snapshot.fetched_bytes,
         forced=attempt.forced,
+        order=attempt.order,
     )
 
 

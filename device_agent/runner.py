@@ -37,8 +37,8 @@ from device_agent.supervision import Exit
 from device_agent.trial import Trial
 from protocol.down import Bundle
 from protocol.errors import UserError
+from protocol.facts import DeviceFacts
 from protocol.phases import Phase, Wait
-from protocol.selection import DeviceFacts
 from protocol.values import ComponentState, FirmwareRef
 
 _STARTED_BY_EFFECTS: Final = frozenset({Phase.RESTARTING, Phase.PROVING, Phase.ROLLING_BACK})

@@ -80,7 +80,15 @@ class Told:
         if self.desired is None:
             return None
         desired = self.desired
-        return Assignment(groups=desired.groups, pins=desired.pins, otas=desired.otas, ota_enabled=desired.ota_enabled)
+        return Assignment(
+            groups=desired.groups,
+            pins=desired.pins,
+            otas=desired.otas,
+            ota_enabled=desired.ota_enabled,
+            base_only=desired.base_only,
+            takes_turns=desired.takes_turns,
+            turn=desired.turn,
+        )
 
     @property
     def channels(self) -> Mapping[tuple[str, str], tuple[NoticeRelease, ...]]:

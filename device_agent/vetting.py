@@ -8,8 +8,8 @@ from typing import Final
 from device_agent.trust import SignedFirmware
 from protocol.chunks import BlobRef
 from protocol.errors import FleetliftError
+from protocol.facts import DeviceFacts, broken_requirement, unmet_requirement, unreadable_data
 from protocol.phases import Reason
-from protocol.selection import DeviceFacts, unmet_requirement
 from protocol.values import FirmwareRef
 
 ENCODINGS: Final = ("identity",)
@@ -37,9 +37,12 @@ def vetted(wanted: FirmwareRef, signed: SignedFirmware, facts: DeviceFacts, floo
         raise RefusedFirmwareError(Reason.BELOW_FLOOR, f"its seq is {manifest.seq}, and the floor {floor}")
     if not manifest.admits_hardware(facts.hardware_model):
         raise RefusedFirmwareError(Reason.INCOMPATIBLE, f"it is not for {facts.hardware_model}")
-    lacking = unmet_requirement(facts, wanted)
-    if lacking is not None:
-        raise RefusedFirmwareError(Reason.INCOMPATIBLE, f"it {lacking}")
+    for unfit in (unmet_requirement(facts, wanted), unreadable_data(facts, wanted)):
+        if unfit is not None:
+            raise RefusedFirmwareError(Reason.INCOMPATIBLE, f"it {unfit}")
+    broken = broken_requirement(facts, wanted)
+    if broken is not None:
+        raise RefusedFirmwareError(Reason.INCOMPATIBLE, broken)
     for blob in manifest.blobs:
         if blob.encoding in ENCODINGS:
             if (blob.ref.digest, blob.ref.size_bytes) != (wanted.digest, wanted.size_bytes):
@@ -59,4 +62,6 @@ def _compared(wanted: FirmwareRef, signed: SignedFirmware) -> Mapping[str, tuple
         "size_bytes": (wanted.size_bytes, signed.length),
         "hardware_models": (sorted(wanted.hardware_models), sorted(manifest.hardware_models)),
         "requires": (wanted.requires, manifest.requires),
+        "data_schema": (wanted.data_schema, manifest.data_schema),
+        "reads_schemas": (sorted(wanted.reads_schemas), sorted(manifest.reads_schemas)),
     }

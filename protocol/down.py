@@ -12,6 +12,7 @@ from protocol.chunks import BlobRef
 from protocol.errors import MessageError
 from protocol.identity import EVERYONE, VersionRange, check_id
 from protocol.patches import Patch
+from protocol.schedule import Terms
 from protocol.values import (
     MAX_COMPONENTS,
     MAX_FILES,
@@ -28,7 +29,10 @@ from protocol.values import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoticeRelease:
-    """One enabled release of a channel. `order` numbers all decisions of the cloud, releases and single-device OTAs."""
+    """One enabled release of a channel. `order` numbers all decisions of the cloud, releases and single-device OTAs.
+
+    A `percentage` of 0 covers nobody but the canaries of its terms.
+    """
 
     release_id: str
     label: int
@@ -41,12 +45,13 @@ class NoticeRelease:
     target_range: str = "*"
     description: str = ""
     references: int | None = None
+    terms: Terms = field(default_factory=Terms)
 
     def __post_init__(self) -> None:
         check_id(self.release_id, "release_id")
         check_number(self.label, "label", 1)
         check_number(self.order, "order", 1)
-        check_number(self.percentage, "percentage", 1, 100)
+        check_number(self.percentage, "percentage", 0, 100)
         VersionRange.parse(self.target_range)
         check_text(self.description, "description")
 
@@ -96,6 +101,8 @@ class Desired:
 
     `session` is that of the hello that this answers, 0 if nobody asked. `notices` tells the newest sequence number
     of each channel that the device follows, as `<group>/<component>`, so that a lost notice is missed and asked for.
+    `base_only`: nothing but the base is updated. A device that `takes_turns` installs nothing before `turn` is its
+    attempt's id.
     """
 
     device_id: str
@@ -109,6 +116,9 @@ class Desired:
     ota_enabled: bool = True
     notices: Mapping[str, int] = field(default_factory=dict)
     metadata_version: int = 0
+    base_only: bool = False
+    takes_turns: bool = False
+    turn: str = ""
 
     def __post_init__(self) -> None:
         check_id(self.device_id, "device_id")
@@ -121,6 +131,8 @@ class Desired:
         check_few(self.pins, "pins", MAX_COMPONENTS)
         check_few(self.otas, "otas", MAX_COMPONENTS)
         check_few(self.notices, "notices", MAX_GROUPS * MAX_COMPONENTS)
+        if self.turn:
+            check_id(self.turn, "turn")
         if not self.groups or self.groups[-1] != EVERYONE or len(set(self.groups)) != len(self.groups):
             raise MessageError(f"groups must name each group once, and end with {EVERYONE!r}")
 

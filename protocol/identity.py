@@ -61,8 +61,16 @@ def bucket(device_id: str, release_id: str) -> int:
     The first 8 bytes, big-endian, of SHA-256 over `fleetlift bucket 1`, a NUL, the device's id, a NUL and the
     release's id, modulo 100. Raising a percentage never removes a device, and who is first differs per release.
     """
+    return place(device_id, release_id) // 10_000
+
+
+def place(device_id: str, release_id: str) -> int:
+    """Return the device's place, 0 to 999,999, in one release: its bucket, divided once more.
+
+    The bucket times 10,000, and the next 8 bytes of the same hash, big-endian, modulo 10,000. A ramp covers places.
+    """
     digest = hashlib.sha256(b"\0".join((b"fleetlift bucket 1", device_id.encode(), release_id.encode()))).digest()
-    return int.from_bytes(digest[:8], "big") % 100
+    return int.from_bytes(digest[:8], "big") % 100 * 10_000 + int.from_bytes(digest[8:16], "big") % 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ MINIMUM_SEQ_FIELD: Final = "x-fleetlift-minimum-seq"
 MAX_NOTES_LENGTH: Final = 2000
 MAX_HARDWARE_MODELS: Final = 64
 MAX_BLOBS: Final = 64
+MAX_SCHEMAS: Final = 64
 ANY_HARDWARE: Final = "*"
 
 
@@ -69,6 +70,9 @@ class Manifest:
     requires: Requirements = field(default_factory=Requirements)
     notes: str = ""
     data_schema: int = 0
+    """The schema of the data that it leaves behind."""
+    reads_schemas: tuple[int, ...] = ()
+    """Other schemas that it can take over, older or newer."""
 
     def __post_init__(self) -> None:
         check_id(self.product, "product")
@@ -78,6 +82,8 @@ class Manifest:
             raise ManifestError("build is 0 or more and seq 1 or more")
         if not 0 <= self.data_schema <= MAX_INTEGER:
             raise ManifestError("data_schema is 0 or more")
+        if len(self.reads_schemas) > MAX_SCHEMAS or any(not 0 <= it <= MAX_INTEGER for it in self.reads_schemas):
+            raise ManifestError(f"reads_schemas lists at most {MAX_SCHEMAS} schemas, each 0 or more")
         if not 1 <= len(self.hardware_models) <= MAX_HARDWARE_MODELS:
             raise ManifestError(f"hardware_models names 1 to {MAX_HARDWARE_MODELS} models, or '*'")
         for model in self.hardware_models:

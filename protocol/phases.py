@@ -48,6 +48,8 @@ class Reason(StrEnum):
     """What was written does not have the digest that was signed."""
     INSTALL_FAILED = "install_failed"
     """The slot could not be made ready."""
+    DATA_FAILED = "data_failed"
+    """The application's data could not be drained or saved before its schema changes."""
     # after the switch: outcome `rolled_back`
     INTERRUPTED = "interrupted"
     """Power or the agent went away at a point from which going back is the safe way."""
@@ -87,6 +89,24 @@ class Wait(StrEnum):
     """The last attempt at it failed for want of something that may come back."""
     BUSY = "busy"
     """Another component's update is under way."""
+    WINDOW = "window"
+    """Outside the maintenance windows of the release, by the device's own time."""
+    CONSENT = "consent"
+    """Somebody at the device is asked, and has not agreed, or deferred it."""
+    DECLINED = "declined"
+    """Somebody at the device declined it."""
+    TURN = "turn"
+    """Another member of a redundancy set is being updated, or the cloud has not said yet that none is."""
+    DATA_SYNC = "data_sync"
+    """It changes the schema of the data, and the application has not said that its data is synced."""
+    REQUIREMENT = "requirement"
+    """It needs another component, or agent, than is installed."""
+    BREAKS = "breaks"
+    """Another component that is installed would not work with it."""
+    DATA_SCHEMA = "data_schema"
+    """It cannot read the data that is there."""
+    BASE_FIRST = "base_first"
+    """A release of another component comes first."""
 
 
 RETRIED_LATER: Final = frozenset({Reason.TOO_LARGE, Reason.STORAGE_FAILED, Reason.DOWNLOAD_FAILED, Reason.UNTRUSTED})
@@ -114,6 +134,7 @@ LWM2M_RESULT: Final = {
     Reason.BELOW_FLOOR: 5,
     Reason.INCOMPATIBLE: 6,
     Reason.INSTALL_FAILED: 8,
+    Reason.DATA_FAILED: 8,
     Reason.INTERRUPTED: 8,
     Reason.START_FAILED: 8,
     Reason.WRONG_BOOT: 8,

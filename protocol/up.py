@@ -11,14 +11,17 @@ from enum import StrEnum
 
 from protocol.chunks import check_ranges
 from protocol.errors import MessageError
-from protocol.identity import check_digest, check_id, check_version
+from protocol.identity import MAX_INTEGER, check_digest, check_id, check_version
 from protocol.phases import Outcome, Phase, Reason, Wait
 from protocol.values import (
     MAX_ATTRIBUTES,
     MAX_COMPONENTS,
     MAX_ENTRIES,
     MAX_FAILED,
+    MAX_GAUGES,
     MAX_HOLDS,
+    MAX_RELEASES,
+    MAX_TIMEZONE,
     MAX_WANTED_CHUNKS,
     MAX_WANTED_RANGES,
     PROTOCOL_VERSION,
@@ -88,8 +91,34 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """How a component's application does since this digest was started first: its crashes, and gauges by name.
+
+    Gauges are whole numbers in a unit that the application chooses.
+    """
+
+    component: str
+    digest: str
+    crashes: int = 0
+    gauges: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_id(self.component, "component")
+        check_digest(self.digest)
+        check_number(self.crashes, "crashes")
+        check_few(self.gauges, "gauges", MAX_GAUGES)
+        for name, value in self.gauges.items():
+            check_id(name, "gauges")
+            check_number(value, f"gauges.{name}", -MAX_INTEGER)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceState:
-    """How the device stands now; the newest `seq` of a session wins."""
+    """How the device stands now; the newest `seq` of a session wins.
+
+    `declined` are releases that somebody at the device declined. `waits_for_turn` is the attempt that waits for the
+    cloud to say that it is the device's turn.
+    """
 
     session: int
     seq: int
@@ -100,8 +129,17 @@ class DeviceState:
     progress: Progress | None = None
     failed: tuple[str, ...] = ()
     refused: Mapping[str, int] = field(default_factory=dict)
+    declined: tuple[str, ...] = ()
+    waits_for_turn: str = ""
+    health: tuple[Health, ...] = ()
 
     def __post_init__(self) -> None:
+        check_few(self.declined, "declined", MAX_RELEASES)
+        for release_id in self.declined:
+            check_id(release_id, "declined")
+        if self.waits_for_turn:
+            check_id(self.waits_for_turn, "waits_for_turn")
+        check_few(self.health, "health", MAX_COMPONENTS)
         check_number(self.session, "session", 1)
         check_number(self.seq, "seq")
         check_few(self.components, "components", MAX_COMPONENTS)
@@ -138,6 +176,8 @@ class Hello:
     root_version: int = 0
     encodings: tuple[str, ...] = ("identity",)
     attributes: Mapping[str, str] = field(default_factory=dict)
+    timezone: str = ""
+    """Of the IANA database, as `Europe/Lisbon`; empty for UTC."""
 
     def __post_init__(self) -> None:
         check_id(self.product, "product")
@@ -145,6 +185,7 @@ class Hello:
         check_version(self.agent_version, "agent_version")
         check_number(self.protocol, "protocol", 1)
         check_few(self.encodings, "encodings", MAX_ATTRIBUTES)
+        check_text(self.timezone, "timezone", MAX_TIMEZONE)
         check_few(self.attributes, "attributes", MAX_ATTRIBUTES)
         for name, value in self.attributes.items():
             check_text(name, "attributes", 64)
@@ -156,7 +197,7 @@ class AttemptEntry:
     """One step of one device taking one firmware; the last one of an attempt has an outcome.
 
     `source_id` is the release's or the OTA's id, or `pin`. `booted_digest` is the digest of what runs, hashed by the
-    device after the start; a success without it is none.
+    device after the start; a success without it is none. `order` is the decision that the attempt followed.
     """
 
     attempt_id: str
@@ -174,8 +215,10 @@ class AttemptEntry:
     booted_digest: str | None = None
     fetched_bytes: int = 0
     forced: bool = False
+    order: int = 0
 
     def __post_init__(self) -> None:
+        check_number(self.order, "order")
         check_id(self.attempt_id, "attempt_id")
         check_id(self.source_id, "source_id")
         check_id(self.component, "component")

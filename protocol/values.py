@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sized
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
 from protocol.errors import MessageError
-from protocol.identity import MAX_INTEGER, Installed, check_digest, check_id, check_version
-from protocol.manifest import MAX_HARDWARE_MODELS, Requirements
+from protocol.identity import MAX_INTEGER, Installed, VersionRange, check_digest, check_id, check_version
+from protocol.manifest import MAX_HARDWARE_MODELS, MAX_SCHEMAS, Requirements
 
 PROTOCOL_VERSION: Final = 1
 MAX_TEXT: Final = 500
@@ -22,6 +22,8 @@ MAX_HOLDS: Final = 64
 MAX_FAILED: Final = 64
 MAX_ATTRIBUTES: Final = 64
 MAX_FILES: Final = 8
+MAX_GAUGES: Final = 16
+MAX_TIMEZONE: Final = 64
 MAX_WANTED_CHUNKS: Final = 1024
 MAX_WANTED_RANGES: Final = 512
 _METADATA_NAME = re.compile(r"(?:[1-9][0-9]{0,9}\.)?[a-z0-9-]{1,64}\.json")
@@ -80,6 +82,8 @@ class FirmwareRef:
     size_bytes: int
     hardware_models: tuple[str, ...]
     requires: Requirements = field(default_factory=Requirements)
+    data_schema: int = 0
+    reads_schemas: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         check_id(self.component, "component")
@@ -89,22 +93,38 @@ class FirmwareRef:
         check_number(self.seq, "seq", 1)
         check_number(self.size_bytes, "size_bytes", 1)
         check_few(self.hardware_models, "hardware_models", MAX_HARDWARE_MODELS)
+        check_number(self.data_schema, "data_schema")
+        check_few(self.reads_schemas, "reads_schemas", MAX_SCHEMAS)
+
+    def reads(self, schema: int) -> bool:
+        """Tell whether it can work with data of a schema: its own, or one that it says so of."""
+        return schema == self.data_schema or schema in self.reads_schemas
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComponentState:
-    """What a device runs of one component: the digest that booted, hashed by the device itself."""
+    """What a device runs of one component: the digest that booted, hashed by the device itself.
+
+    `requires` (component to range) and `data_schema` are those of its signed manifest, as far as the device knows it.
+    """
 
     component: str
     version: str
     build: int
     digest: str
+    requires: Mapping[str, str] = field(default_factory=dict)
+    data_schema: int = 0
 
     def __post_init__(self) -> None:
         check_id(self.component, "component")
         check_version(self.version)
         check_digest(self.digest)
         check_number(self.build, "build")
+        check_few(self.requires, "requires", MAX_COMPONENTS)
+        for name, text in self.requires.items():
+            check_id(name, "requires")
+            VersionRange.parse(text)
+        check_number(self.data_schema, "data_schema")
 
     @property
     def installed(self) -> Installed:

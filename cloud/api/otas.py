@@ -57,6 +57,7 @@ def _page(server: Backend, ota: OtaView) -> OtaPage:
         ota.firmware.component,
         situation,
         fleet.channels,
+        now_ms=fleet.now_ms,
         view=server.store.devices.device(ota.device_id),
         attempt=attempts[0] if attempts else None,
     )

@@ -170,6 +170,7 @@ def _forecast_unpublished(server: Backend, draft: ReleaseDraft, facts: FirmwareF
         urgency=draft.urgency,
         target_range=draft.target_range,
         description=draft.description,
+        terms=draft.terms,
     )
     channel = draft.channel
     return forecast(server.store.devices.fleet(channel.product, channel.group), candidate, channel.group)

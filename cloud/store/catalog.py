@@ -304,6 +304,7 @@ def _new_firmware(
         requires=to_plain(manifest.requires),
         notes=manifest.notes,
         data_schema=manifest.data_schema,
+        reads_schemas=list(manifest.reads_schemas),
         blobs=to_plain(manifest.blobs),
         signer_keyids=list(signer_keyids),
         added_at_ms=change.now_ms,

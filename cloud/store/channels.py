@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement
 from sqlmodel import Session, col, select
 
 from cloud.models import ChannelRow, FirmwareRow, ReleaseRow
-from cloud.planner import TooManyReleasesError, notice_releases
+from cloud.shadowing import TooManyReleasesError, notice_releases
 from cloud.store.engine import Change
 from cloud.store.errors import ConflictError, NotFoundError
 from cloud.store.lookup import firmware_by_id, firmware_ref
@@ -17,9 +17,10 @@ from cloud.store.otas import close_overtaken
 from cloud.store.outbox import mark
 from cloud.store.situations import as_noticed
 from cloud.values import ChannelKey, OutboxKind, ReleaseView
-from protocol.codec import MAX_MESSAGE_BYTES, encode
+from protocol.codec import MAX_MESSAGE_BYTES, encode, structure
 from protocol.down import Notice
 from protocol.errors import MessageError
+from protocol.schedule import Terms
 from protocol.values import Urgency
 
 ENVELOPE_BYTES: Final = 8 * 1024
@@ -132,4 +133,5 @@ def _view(session: Session, row: ReleaseRow, enabled: dict[int, int], now_ms: in
         superseded_at_ms=superseded_at_ms,
         disabled_at_ms=row.disabled_at_ms,
         duration_s=max(0, ended_at_ms - row.created_at_ms) // 1000,
+        terms=structure(row.terms, Terms),
     )

@@ -173,8 +173,8 @@ class Devices:
             product = device_row(session, device_id).product
             (device,) = situations(session, product, ids_of(product, device_ids=[device_id]))
             channels = channels_of(session, product, device.assignment.groups)
-        names = components_of(channels, device)
-        return tuple(decide(device.facts, device.assignment, channels, component) for component in names)
+        names, now_ms = components_of(channels, device), self._database.now_ms()
+        return tuple(decide(device.facts, device.assignment, channels, name, now_ms=now_ms) for name in names)
 
     def fleet(self, product: str, group: str | None = None) -> FleetView:
         """Return what the planner sees of a product's devices, or of one group's; NotFoundError."""
@@ -183,7 +183,8 @@ class Devices:
             if group is not None:
                 group_row(session, product, group)
             devices = situations(session, product, ids_of(product, group=group))
-            return FleetView(product=product, channels=channels_of(session, product), devices=devices)
+            channels = channels_of(session, product)
+            return FleetView(product=product, channels=channels, devices=devices, now_ms=self._database.now_ms())
 
 
 def register(change: Change, device_id: str, product: str, hardware_model: str, *, by: str) -> DeviceRow:
@@ -220,6 +221,9 @@ def next_desired(change: Change, row: DeviceRow, session: int) -> Desired:
         pins=assigned.pins,
         otas=assigned.otas,
         ota_enabled=assigned.ota_enabled,
+        base_only=assigned.base_only,
+        takes_turns=assigned.takes_turns,
+        turn=assigned.turn,
         notices=dict(sorted(notices.items())),
     )
 

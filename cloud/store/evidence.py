@@ -93,6 +93,7 @@ def _new_attempt(device_id: str, journal_id: str, entry: Entry, said: AttemptEnt
         digest=said.digest,
         from_version=said.from_version,
         from_digest=said.from_digest,
+        tried_order=said.order,
         phase=said.phase.value,
         started_at_ms=entry.at_ms,
     )

@@ -11,6 +11,7 @@ from sqlmodel import Session, col, select
 
 from cloud.fleet import AttemptFilter, AttemptView, HelloAnswer, OtaStatus
 from cloud.models import AttemptRow, ComponentRow, DeviceRow, EntryRow, OtaRow, ProductRow
+from cloud.rollout_models import HealthRow
 from cloud.store.attempt_views import attempt_views
 from cloud.store.devices import next_desired, register
 from cloud.store.engine import Change, Database
@@ -160,7 +161,7 @@ def _take_hello(change: Change, row: DeviceRow, hello: Hello) -> None:
     row.journal_next = hello.journal.next_seq
     row.hardware_model, row.agent_version = hello.hardware_model, hello.agent_version
     row.attributes, row.encodings = dict(hello.attributes), list(hello.encodings)
-    row.root_version = hello.root_version
+    row.root_version, row.timezone = hello.root_version, hello.timezone
     row.online, row.last_seen_at_ms = True, change.now_ms
     change.session.add(row)
     change.session.flush()
@@ -202,13 +203,34 @@ def _take_state(change: Change, row: DeviceRow, state: DeviceState) -> bool:
             device_id=row.id, component=it.component, version="", build=0, digest=""
         )
         component_row.version, component_row.build, component_row.digest = it.version, it.build, it.digest
+        component_row.requires, component_row.data_schema = dict(it.requires), it.data_schema
         change.session.add(component_row)
+    _take_health(change, row, state)
     change.session.flush()
     return bool(moved) or stored.keys() != reported.keys()
 
 
+def _take_health(change: Change, row: DeviceRow, state: DeviceState) -> None:
+    query = select(HealthRow).where(col(HealthRow.device_id) == row.id)
+    stored = {it.component: it for it in change.session.exec(query)}
+    for said in state.health:
+        health = stored.get(said.component) or HealthRow(
+            device_id=row.id, component=said.component, digest="", reported_at_ms=0
+        )
+        health.digest, health.crashes, health.gauges = said.digest, said.crashes, dict(said.gauges)
+        health.reported_at_ms = change.now_ms
+        change.session.add(health)
+
+
 def _as_state(row: ComponentRow) -> ComponentState:
-    return ComponentState(component=row.component, version=row.version, build=row.build, digest=row.digest)
+    return ComponentState(
+        component=row.component,
+        version=row.version,
+        build=row.build,
+        digest=row.digest,
+        requires=row.requires,
+        data_schema=row.data_schema,
+    )
 
 
 _ENDED = {

@@ -107,6 +107,8 @@ def firmware_ref(row: FirmwareRow) -> FirmwareRef:
         size_bytes=row.size_bytes,
         hardware_models=tuple(row.hardware_models),
         requires=structure(row.requires, Requirements),
+        data_schema=row.data_schema,
+        reads_schemas=tuple(row.reads_schemas),
     )
 
 
@@ -124,6 +126,7 @@ def firmware_view(row: FirmwareRow) -> FirmwareView:
         requires=structure(row.requires, Requirements),
         notes=row.notes,
         data_schema=row.data_schema,
+        reads_schemas=tuple(row.reads_schemas),
         blobs=tuple(structure(blob, Blob) for blob in row.blobs),
         signer_keyids=tuple(row.signer_keyids),
         published=row.published_at_ms is not None,

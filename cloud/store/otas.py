@@ -46,7 +46,7 @@ def close_overtaken(
     channels = channels_of(change.session, product) if rows else {}
     for some in batches(sorted({row.device_id for row in rows.values()})):
         for device in situations(change.session, product, ids_of(product, device_ids=some)):
-            for ota_id in superseded_otas(device, channels):
+            for ota_id in superseded_otas(device, channels, change.now_ms):
                 if ota_id in rows:
                     close(change, rows[ota_id], OtaStatus.SUPERSEDED, "a later release reaches the device")
 

@@ -14,7 +14,8 @@ from sqlmodel import Session, col, select
 
 from cloud.fleet import FleetView
 from cloud.models import AttemptRow, ChannelRow, CounterRow, FirmwareRow, ReleaseRow
-from cloud.planner import Forecast, forecast, rollback_range
+from cloud.planner import Forecast, forecast
+from cloud.shadowing import rollback_range
 from cloud.store.audit import audit
 from cloud.store.channels import changed, channel_key, find_release, in_channel, live_release, notice_of, release_views
 from cloud.store.engine import Change, Database
@@ -57,6 +58,7 @@ class Releases:
                 product=channel.product,
                 channels=channels_of(session, channel.product),
                 devices=situations(session, channel.product, ids_of(channel.product, group=channel.group)),
+                now_ms=self._database.now_ms(),
             )
         return forecast(view, candidate, channel.group)
 
@@ -263,6 +265,7 @@ def _row(draft: ReleaseDraft, firmware: FirmwareRow, *, label: int, decision: in
         urgency=draft.urgency.value,
         target_range=draft.target_range,
         description=draft.description,
+        terms=to_plain(draft.terms),
         created_at_ms=0,
         created_by="",
     )

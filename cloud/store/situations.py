@@ -24,13 +24,16 @@ from cloud.models import (
     ProductRow,
     ReleaseRow,
 )
-from cloud.planner import notice_releases
+from cloud.rollout_models import RedundancyMemberRow, TurnRow
+from cloud.shadowing import notice_releases
 from cloud.store.lookup import firmware_ref
 from protocol.codec import structure
 from protocol.down import NoticeRelease, Ota
+from protocol.facts import DeviceFacts
 from protocol.identity import EVERYONE
 from protocol.phases import Outcome, Phase
-from protocol.selection import Assignment, Channels, DeviceFacts
+from protocol.schedule import Terms
+from protocol.selection import Assignment, Channels
 from protocol.up import Availability, Pending
 from protocol.values import ComponentState, FirmwareRef, Urgency
 
@@ -65,12 +68,14 @@ def situations(session: Session, product: str, ids: DeviceIds) -> tuple[DeviceSi
             col(DeviceRow.agent_version),
             col(DeviceRow.online),
             col(DeviceRow.state),
+            col(DeviceRow.timezone),
+            col(DeviceRow.last_seen_at_ms),
         )
         .where(col(DeviceRow.id).in_(ids))
         .order_by(col(DeviceRow.id))
     )
     found = []
-    for device_id, model, agent_version, online, state in session.execute(query):
+    for device_id, model, agent_version, online, state, timezone, last_seen_at_ms in session.execute(query):
         said: dict[str, Any] = state or {}
         failed = {digest: failures.get((device_id, digest), 0) for digest in said.get("failed", ())}
         facts = DeviceFacts(
@@ -80,6 +85,7 @@ def situations(session: Session, product: str, ids: DeviceIds) -> tuple[DeviceSi
             components=components.get(device_id, {}),
             failed=failed,
             floors=floors,
+            declined=frozenset(said.get("declined", ())),
         )
         found.append(
             DeviceSituation(
@@ -89,6 +95,8 @@ def situations(session: Session, product: str, ids: DeviceIds) -> tuple[DeviceSi
                 phase=Phase(said.get("phase", Phase.IDLE)),
                 availability=structure(said["availability"], Availability) if said else Availability(),
                 pending=tuple(structure(item, Pending) for item in said.get("pending", ())),
+                timezone=timezone,
+                last_seen_at_ms=last_seen_at_ms,
             )
         )
     return tuple(found)
@@ -123,13 +131,16 @@ def as_noticed(release: ReleaseRow, firmware: FirmwareRow) -> NoticeRelease:
         target_range=release.target_range,
         description=release.description,
         references=release.references_label,
+        terms=structure(release.terms, Terms),
     )
 
 
 def assignments(session: Session, product: str, ids: DeviceIds) -> dict[str, Assignment]:
     """Return what was decided for each of these devices."""
     row = session.get(ProductRow, product)
-    ota_enabled = row is not None and row.ota_enabled
+    ota_enabled, base_only = row is not None and row.ota_enabled, row is not None and row.base_only
+    takers = set(session.exec(select(RedundancyMemberRow.device_id).where(col(RedundancyMemberRow.device_id).in_(ids))))
+    turns = {it.device_id: it.attempt_id for it in session.exec(select(TurnRow).where(col(TurnRow.device_id).in_(ids)))}
     refs: dict[int, FirmwareRef] = {}
     groups: dict[str, list[str]] = defaultdict(list)
     pins: dict[str, list[FirmwareRef]] = defaultdict(list)
@@ -154,6 +165,9 @@ def assignments(session: Session, product: str, ids: DeviceIds) -> dict[str, Ass
             pins=tuple(pins[device_id]),
             otas=tuple(otas.get(device_id, ())),
             ota_enabled=ota_enabled,
+            base_only=base_only,
+            takes_turns=device_id in takers,
+            turn=turns.get(device_id, ""),
         )
         for device_id in session.exec(ids)
     }
@@ -172,10 +186,19 @@ def _components(session: Session, ids: DeviceIds) -> dict[str, dict[str, Compone
         col(ComponentRow.version),
         col(ComponentRow.build),
         col(ComponentRow.digest),
+        col(ComponentRow.requires),
+        col(ComponentRow.data_schema),
     ).where(col(ComponentRow.device_id).in_(ids))
     found: dict[str, dict[str, ComponentState]] = defaultdict(dict)
-    for device_id, component, version, build, digest in session.execute(query):
-        state = ComponentState(component=component, version=version, build=build, digest=digest)
+    for device_id, component, version, build, digest, requires, data_schema in session.execute(query):
+        state = ComponentState(
+            component=component,
+            version=version,
+            build=build,
+            digest=digest,
+            requires=requires,
+            data_schema=data_schema,
+        )
         found[device_id][component] = state
     return found
 
@@ -185,12 +208,12 @@ def _failures(session: Session, ids: DeviceIds) -> dict[tuple[str, str], int]:
     found: dict[tuple[str, str], int] = {}
     for source in (ReleaseRow, OtaRow):
         query = (
-            select(AttemptRow.device_id, AttemptRow.digest, source.decision)
+            select(AttemptRow.device_id, AttemptRow.digest, source.decision, AttemptRow.tried_order)
             .join(source, col(source.id) == col(AttemptRow.source_id))
             .where(col(AttemptRow.device_id).in_(ids), col(AttemptRow.outcome).in_(NO_SUCCESS))
         )
-        for device_id, digest, number in session.exec(query):
-            found[device_id, digest] = max(number, found.get((device_id, digest), 0))
+        for device_id, digest, number, tried_order in session.exec(query):
+            found[device_id, digest] = max(number, tried_order, found.get((device_id, digest), 0))
     return found
 
 

@@ -21,11 +21,13 @@ import hashlib
 from dataclasses import replace
 
 from cloud.fleet import DeviceSituation, FleetView
-from cloud.planner import Hold, Move, forecast, notice_releases, plan
+from cloud.planner import Hold, Move, forecast, plan
+from cloud.shadowing import notice_releases
 from protocol.down import NoticeRelease, Ota
+from protocol.facts import DeviceFacts
 from protocol.manifest import Requirements
 from protocol.phases import Phase, Wait
-from protocol.selection import Assignment, DeviceFacts
+from protocol.selection import Assignment
 from protocol.up import Availability, HoldInfo, Pending
 from protocol.values import ComponentState, FirmwareRef, Scope, Urgency
 

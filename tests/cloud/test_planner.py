@@ -10,17 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloud.fleet import DeviceSituation, FleetView
-from cloud.planner import (
-    TooManyReleasesError,
-    components_of,
-    forecast,
-    notice_releases,
-    plan,
-    rollback_range,
-    superseded_otas,
-)
+from cloud.planner import components_of, forecast, plan, superseded_otas
+from cloud.shadowing import TooManyReleasesError, notice_releases, rollback_range
 from protocol.down import NoticeRelease, Ota
-from protocol.selection import Assignment, Channels, Decision, DeviceFacts, Verdict, select
+from protocol.facts import DeviceFacts
+from protocol.selection import Assignment, Channels, Decision, Verdict, select
 from protocol.values import MAX_RELEASES, ComponentState, FirmwareRef, Urgency
 from tests.cloud.planner_stories import write_back
 
@@ -121,7 +115,7 @@ def devices_made(draw: st.DrawFn) -> DeviceSituation:
 
 
 def decided(situation: DeviceSituation, channels: Channels) -> tuple[object, ...]:
-    decision: Decision = select(situation.facts, situation.assignment, channels, "app")
+    decision: Decision = select(situation.facts, situation.assignment, channels, "app", now_ms=0)
     return decision.verdict, decision.wanted, decision.blocked_by
 
 
@@ -173,7 +167,9 @@ def test_a_forecast_at_a_percentage_names_the_very_devices_whose_bucket_it_cover
 
     channels = {("everyone", "app"): [candidate]}
     takers = [
-        it.device_id for it in fleet.devices if select(it.facts, it.assignment, channels, "app").verdict is Verdict.TAKE
+        it.device_id
+        for it in fleet.devices
+        if select(it.facts, it.assignment, channels, "app", now_ms=0).verdict is Verdict.TAKE
     ]
     assert list(told.takes) == takers
     assert 50 < told.reach < 110
@@ -206,10 +202,10 @@ def test_every_device_and_component_is_moved_or_held_once(
 def test_an_ota_is_overtaken_by_a_later_release_that_reaches_its_device_and_by_no_other() -> None:
     waiting = replace(device(1), assignment=Assignment(groups=("everyone",), otas=(_ota("ota-1", 5),)))
 
-    assert superseded_otas(waiting, {("everyone", "app"): [release(6, 3)]}) == ("ota-1",)
-    assert superseded_otas(waiting, {("everyone", "app"): [release(4, 3)]}) == ()
-    assert superseded_otas(waiting, {("everyone", "app"): [release(6, 3, "2.x")]}) == ()
-    assert superseded_otas(waiting, {("pilot", "app"): [release(6, 3)]}) == ()
+    assert superseded_otas(waiting, {("everyone", "app"): [release(6, 3)]}, 0) == ("ota-1",)
+    assert superseded_otas(waiting, {("everyone", "app"): [release(4, 3)]}, 0) == ()
+    assert superseded_otas(waiting, {("everyone", "app"): [release(6, 3, "2.x")]}, 0) == ()
+    assert superseded_otas(waiting, {("pilot", "app"): [release(6, 3)]}, 0) == ()
 
 
 def _ota(ota_id: str, order: int) -> Ota:

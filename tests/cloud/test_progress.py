@@ -8,8 +8,9 @@ import pytest
 from cloud.fleet import AttemptView, DeviceSituation, DeviceView, FleetView
 from cloud.progress import Stage, device_progress, release_progress
 from protocol.down import NoticeRelease
+from protocol.facts import DeviceFacts
 from protocol.phases import Outcome, Phase, Reason, Wait
-from protocol.selection import Assignment, DeviceFacts
+from protocol.selection import Assignment
 from protocol.up import Availability, Pending, Progress
 from protocol.values import ComponentState, FirmwareRef, Via
 from tests.support.updates import digest_of, firmware
@@ -86,7 +87,7 @@ def view(progress: Progress | None) -> DeviceView:
 
 
 def stage(device: DeviceSituation, of: AttemptView | None = None, **release: Any) -> tuple[Stage | None, str]:
-    found = device_progress("r1", "app", device, channels(**release), view=None, attempt=of)
+    found = device_progress("r1", "app", device, channels(**release), now_ms=0, view=None, attempt=of)
     return (found.stage, found.detail) if found else (None, "")
 
 
@@ -141,15 +142,15 @@ def test_an_attempt_decides(how: dict[str, Any], expected: Stage) -> None:
 
 def test_the_download_is_shown_in_percent_only_while_it_lasts() -> None:
     loading = Progress(attempt_id="a1", component="app", done_bytes=50, total_bytes=200)
-    found = device_progress("r1", "app", situation(), channels(), view=view(loading), attempt=attempt())
+    found = device_progress("r1", "app", situation(), channels(), now_ms=0, view=view(loading), attempt=attempt())
     assert found is not None
     assert found.percent == 25
     ended = attempt(outcome=Outcome.SUCCEEDED, succeeded=True)
-    found = device_progress("r1", "app", situation(), channels(), view=view(loading), attempt=ended)
+    found = device_progress("r1", "app", situation(), channels(), now_ms=0, view=view(loading), attempt=ended)
     assert found is not None
     assert found.percent is None
     other = replace(loading, attempt_id="a2")
-    found = device_progress("r1", "app", situation(), channels(), view=view(other), attempt=attempt())
+    found = device_progress("r1", "app", situation(), channels(), now_ms=0, view=view(other), attempt=attempt())
     assert found is not None
     assert found.percent is None
 

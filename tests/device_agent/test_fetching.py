@@ -18,9 +18,9 @@ from device_agent.trust import DeviceTrust
 from protocol.chunks import chunk_span, describe, pack_chunk
 from protocol.codec import decode
 from protocol.down import Metadata
+from protocol.facts import DeviceFacts
 from protocol.manifest import Requirements
 from protocol.phases import Reason
-from protocol.selection import DeviceFacts
 from protocol.topics import ChunkTopic, Topics, UpTopic
 from protocol.up import Ask, Asked, Want
 from protocol.values import ComponentState, FirmwareRef

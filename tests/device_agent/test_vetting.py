@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from device_agent.trust import SignedFirmware
 from device_agent.vetting import ENCODINGS, RefusedFirmwareError, vetted
 from protocol.chunks import BlobRef, describe
+from protocol.facts import DeviceFacts
 from protocol.manifest import Blob, Manifest
 from protocol.phases import Reason
-from protocol.selection import DeviceFacts
 from tests.support.repository import firmware_ref, manifest_of
 
 IMAGE = describe([b"the image" * 10_000])[0]

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.down import NoticeRelease, Ota
+from protocol.facts import DeviceFacts
 from protocol.identity import bucket
 from protocol.manifest import Requirements
-from protocol.selection import Assignment, Decision, DeviceFacts, Rule, Verdict, select
+from protocol.selection import Assignment, Decision, Rule, Verdict, select
 from protocol.values import ComponentState, FirmwareRef, Via
 
 EVERYONE = Assignment(groups=("everyone",))
@@ -49,7 +50,7 @@ def device(number: int | None = 1, device_id: str = "pi-1", **changes: object) -
 
 def decide(facts: DeviceFacts, *releases: NoticeRelease, assignment: Assignment = EVERYONE) -> Decision:
     newest_first = sorted(releases, key=lambda item: -item.label)
-    return select(facts, assignment, {("everyone", "app"): newest_first}, "app")
+    return select(facts, assignment, {("everyone", "app"): newest_first}, "app", now_ms=0)
 
 
 def wanted(decision: Decision) -> str | None:
@@ -133,10 +134,10 @@ def test_a_range_moves_a_device_at_most_once_per_label() -> None:
 
 def test_the_first_group_with_a_release_that_applies_decides() -> None:
     channels = {("pilot", "app"): [release(9, 2)], ("everyone", "app"): [release(3, 3)]}
-    assert wanted(select(device(), PILOT, channels, "app")) == "r-9"
-    assert wanted(select(device(), EVERYONE, channels, "app")) == "r-3"
+    assert wanted(select(device(), PILOT, channels, "app", now_ms=0)) == "r-9"
+    assert wanted(select(device(), EVERYONE, channels, "app", now_ms=0)) == "r-3"
     nothing_for_us = {**channels, ("pilot", "app"): [release(9, 2, target_range=">=9.0.0")]}
-    assert wanted(select(device(), PILOT, nothing_for_us, "app")) == "r-3"
+    assert wanted(select(device(), PILOT, nothing_for_us, "app", now_ms=0)) == "r-3"
 
 
 def test_a_pin_goes_before_everything() -> None:

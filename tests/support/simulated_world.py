@@ -16,8 +16,8 @@ from device_agent.loop import Loop
 from device_agent.slots.files import FilesSlots
 from device_agent.slots.ports import Slots
 from device_agent.supervision import ApplicationError, Exit, check_image
+from protocol.facts import DeviceFacts
 from protocol.phases import Reason
-from protocol.selection import DeviceFacts
 from protocol.values import FirmwareRef
 from tests.support.simulated_cloud import MODEL, SimulatedLink
 

@@ -18,8 +18,8 @@ from device_agent.journal_database import JournalError
 from device_agent.trust import DeviceTrust, Distrust, TrustError
 from device_agent.vetting import RefusedFirmwareError, vetted
 from protocol.down import Bundle
+from protocol.facts import DeviceFacts
 from protocol.phases import Reason
-from protocol.selection import DeviceFacts
 from tests.device_agent.trust.device import PATH, Device
 from tests.support.repository import NOW_S, Repository, firmware_ref
 from tests.support.simulated_device import no_fsync
