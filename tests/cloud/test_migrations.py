@@ -16,7 +16,6 @@ from cloud import event_models, rollout_models
 from cloud.models import Row
 from cloud.store.engine import MIGRATIONS, Database
 
-
 ROWS_ELSEWHERE = (event_models, rollout_models)
 """Modules whose rows are part of the schema as soon as they are imported."""
 
