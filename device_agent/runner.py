@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
+from typing import Final
 
 from device_agent.admission import Trigger, Willingness
 from device_agent.announcing import Announcer
@@ -25,12 +25,12 @@ from device_agent.deciding import Decider
 from device_agent.desk import Desk
 from device_agent.driver import Driver
 from device_agent.effects import Effects
-from device_agent.effects import Fetches as EffectsFetches
 from device_agent.events import Snapshot
 from device_agent.following import RootFollower
 from device_agent.journal import Journal
 from device_agent.launching import Launcher
 from device_agent.loop import Loop, Worker
+from device_agent.runner_ports import Control, Fetches
 from device_agent.standing import Standing
 from device_agent.starting import Starting
 from device_agent.supervision import Exit
@@ -39,43 +39,10 @@ from protocol.down import Bundle
 from protocol.errors import UserError
 from protocol.facts import DeviceFacts
 from protocol.phases import Phase, Wait
-from protocol.values import ComponentState, FirmwareRef
+from protocol.values import ComponentState
 
 _STARTED_BY_EFFECTS: Final = frozenset({Phase.RESTARTING, Phase.PROVING, Phase.ROLLING_BACK})
 _LOG = logging.getLogger(__name__)
-
-
-class Fetches(EffectsFetches, Protocol):
-    """Fetches images (`fetching.Fetching`)."""
-
-    @property
-    def progress(self) -> tuple[int, int] | None:
-        """Verified and durable bytes, and all bytes, of the image that is being fetched."""
-
-    def received_bytes(self, firmware: FirmwareRef) -> int:
-        """Return how much of an image is verified and durable."""
-
-    def link_up(self) -> None:
-        """Go on."""
-
-    def link_down(self) -> None:
-        """Wait."""
-
-    def on_chunk(self, blob: str, payload: bytes | memoryview) -> None:
-        """Take a chunk, in the link's thread."""
-
-
-class Control(Protocol):
-    """The control socket (`control.ControlServer`)."""
-
-    def start(self) -> None:
-        """Serve it."""
-
-    def stop(self) -> None:
-        """Stop it."""
-
-    def publish(self, event: Mapping[str, Any]) -> None:
-        """Tell the applications."""
 
 
 class Runner:
