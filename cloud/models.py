@@ -74,7 +74,10 @@ class GroupRow(Row, table=True):
 
 
 class DeviceRow(Row, table=True):
-    """A device. `state` is the last DeviceState as it came; `journal_next` what its last hello said comes next."""
+    """A device. `state` is the last DeviceState as it came; `journal_next` what its last hello said comes next.
+
+    `noted_attributes` are those that an operator's file stated; `attributes` has them where the device says nothing.
+    """
 
     __tablename__ = "device"
     __table_args__ = (Index(None, "product", "id"), Index(None, "product", "online"))
@@ -97,6 +100,9 @@ class DeviceRow(Row, table=True):
     ack_through: int = Field(default=0, sa_type=BigInteger)
     desired_seq: int = Field(default=0, sa_type=BigInteger)
     timezone: str = Field(default="", sa_column_kwargs={"server_default": text("''")})
+    noted_attributes: dict[str, str] = Field(
+        default_factory=dict, sa_column=Column(JSON, nullable=False, server_default="{}")
+    )
     revoked_at_ms: int | None = Field(default=None, sa_type=BigInteger)
 
 

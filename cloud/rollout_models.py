@@ -54,17 +54,31 @@ class RedundancySetRow(Row, table=True):
 
 
 class RedundancyMemberRow(Row, table=True):
-    """A device in a redundancy set."""
+    """A device in a redundancy set; `joined_amid` is the attempt that was under way when it came in."""
 
     __tablename__ = "redundancy_member"
     set_name: str = Field(primary_key=True, foreign_key="redundancy_set.name")
     device_id: str = Field(primary_key=True, foreign_key="device.id", index=True)
+    joined_amid: str = ""
 
 
 class TurnRow(Row, table=True):
-    """The attempt with which a device has its turn in all its redundancy sets, until it has ended."""
+    """The attempt with which a device has its turn in all its redundancy sets, until it has ended.
+
+    One that an operator took away is remembered, so that its attempt does not count as holding.
+    """
 
     __tablename__ = "turn"
     device_id: str = Field(primary_key=True, foreign_key="device.id")
     attempt_id: str
     granted_at_ms: int = Field(sa_type=BigInteger)
+    taken_away: bool = False
+
+
+class TurnRequestRow(Row, table=True):
+    """The attempt with which a device waits for its turn; the lowest `number` has waited longest."""
+
+    __tablename__ = "turn_request"
+    device_id: str = Field(primary_key=True, foreign_key="device.id")
+    attempt_id: str
+    number: int = Field(sa_type=BigInteger)

@@ -140,7 +140,8 @@ def assignments(session: Session, product: str, ids: DeviceIds) -> dict[str, Ass
     row = session.get(ProductRow, product)
     ota_enabled, base_only = row is not None and row.ota_enabled, row is not None and row.base_only
     takers = set(session.exec(select(RedundancyMemberRow.device_id).where(col(RedundancyMemberRow.device_id).in_(ids))))
-    turns = {it.device_id: it.attempt_id for it in session.exec(select(TurnRow).where(col(TurnRow.device_id).in_(ids)))}
+    held = select(TurnRow).where(col(TurnRow.device_id).in_(ids), col(TurnRow.taken_away).is_(False))
+    turns = {it.device_id: it.attempt_id for it in session.exec(held)}
     refs: dict[int, FirmwareRef] = {}
     groups: dict[str, list[str]] = defaultdict(list)
     pins: dict[str, list[FirmwareRef]] = defaultdict(list)

@@ -13,7 +13,7 @@ depends_on = None
 _EMPTY_OBJECT, _EMPTY_LIST = "{}", "[]"
 _COLUMNS = {
     "product": (("base_only", sa.Boolean(), sa.false()), ("approvals", sa.Integer(), "0")),
-    "device": (("timezone", sa.String(), ""),),
+    "device": (("timezone", sa.String(), ""), ("noted_attributes", sa.JSON(), _EMPTY_OBJECT)),
     "device_component": (("requires", sa.JSON(), _EMPTY_OBJECT), ("data_schema", sa.BigInteger(), "0")),
     "firmware": (("reads_schemas", sa.JSON(), _EMPTY_LIST),),
     "release": (("terms", sa.JSON(), _EMPTY_OBJECT),),
@@ -35,7 +35,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Drop them; plans and what they came to are forgotten, and their releases stay as they stand."""
-    for table in ("delivery", "webhook", "event", "turn", "redundancy_member", "redundancy_set", "rollout"):
+    for table in ("delivery", "webhook", "event", "turn_request", "turn", "redundancy_member", "redundancy_set", "rollout"):
         op.drop_table(table)
     op.drop_table("device_health")
     op.drop_column("device_group", "query")
@@ -87,6 +87,7 @@ def _make_sets() -> None:
         "redundancy_member",
         _text("set_name"),
         _text("device_id"),
+        _text("joined_amid"),
         sa.PrimaryKeyConstraint("set_name", "device_id"),
         sa.ForeignKeyConstraint(["set_name"], ["redundancy_set.name"]),
         sa.ForeignKeyConstraint(["device_id"], ["device.id"]),
@@ -97,6 +98,15 @@ def _make_sets() -> None:
         _text("device_id"),
         _text("attempt_id"),
         _big("granted_at_ms"),
+        sa.Column("taken_away", sa.Boolean(), nullable=False),
+        sa.PrimaryKeyConstraint("device_id"),
+        sa.ForeignKeyConstraint(["device_id"], ["device.id"]),
+    )
+    op.create_table(
+        "turn_request",
+        _text("device_id"),
+        _text("attempt_id"),
+        _big("number"),
         sa.PrimaryKeyConstraint("device_id"),
         sa.ForeignKeyConstraint(["device_id"], ["device.id"]),
     )
@@ -111,17 +121,20 @@ def _make_events() -> None:
         _text("kind"),
         _text("product"),
         _text("subject"),
+        _text("source", nullable=True),
         _json("data"),
     )
     op.create_index(None, "event", ["subject", "number"])
+    op.create_index(None, "event", ["source", "number"])
     op.create_table(
         "webhook",
         _text("name"),
         _text("url"),
         _text("product", nullable=True),
         _json("kinds"),
-        sa.Column("enabled", sa.Boolean(), nullable=False),
+        *(sa.Column(name, sa.Boolean(), nullable=False) for name in ("allow_plain", "allow_private", "enabled")),
         _text("why_disabled"),
+        _big("failing_since_ms", nullable=True),
         _big("created_at_ms"),
         _text("created_by"),
         sa.PrimaryKeyConstraint("name"),
