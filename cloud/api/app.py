@@ -16,6 +16,7 @@ from cloud.api import (
     groups,
     metadata,
     otas,
+    preflight,
     products,
     releases,
     system,
@@ -26,7 +27,7 @@ from cloud.api.problems import ANSWERS, answer_errors
 
 PREFIX: Final = "/api/v1"
 ROUTERS: Final = (
-    *(system, products, metadata, firmware, blobs, groups, releases, devices, otas),
+    *(system, products, metadata, firmware, blobs, groups, releases, devices, otas, preflight),
     *(enrolment_tokens, authorities),
 )
 

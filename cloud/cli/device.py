@@ -10,6 +10,7 @@ from cloud.cli.client import Json
 from cloud.cli.context import Group, Operator, pass_operator
 from cloud.cli.enrol import enrol
 from cloud.cli.render import Column, moment, shown, size
+from cloud.cli.why import why
 
 NEVER_SAID: Final = "0.0.0"
 """The agent's version of a device that never said hello: every requirement is above it."""
@@ -107,13 +108,6 @@ STEPS = (
     Column("device", "device_id"),
     Column("steps", lambda row: " > ".join(str(step["outcome"] or step["phase"]) for step in row["steps"])),
 )
-WHY = (
-    Column("component", "component"),
-    Column("rule", "rule"),
-    Column("subject", "subject"),
-    Column("saw", "saw"),
-    Column("passed", "passed"),
-)
 
 
 @click.group(cls=Group)
@@ -121,7 +115,7 @@ def device() -> None:
     """Devices: enrol, look, lock, shut out."""
 
 
-for _command in (enrol, revoke, certificates):
+for _command in (enrol, revoke, certificates, why):
     device.add_command(_command)
 
 
@@ -156,24 +150,6 @@ def history(operator: Operator, *, device_id: str, limit: int) -> None:
     """Show what one device did, newest first."""
     found = operator.api.get("devices", device_id, "history", limit=limit)
     operator.output.rows(found, HISTORY, nothing=f"{device_id} has taken nothing yet.")
-
-
-@device.command("why")
-@click.argument("device_id", metavar="DEVICE")
-@pass_operator
-def why(operator: Operator, *, device_id: str) -> None:
-    """Show what one device should do, and every step that led there."""
-    decisions = operator.api.get("devices", device_id, "decisions")
-    if operator.output.is_json:
-        operator.output.document(decisions)
-        return
-    for decision in decisions:
-        wanted = decision["wanted"]
-        version = f" {wanted['firmware']['version']}" if wanted else ""
-        blocked = f", blocked by {decision['blocked_by']}" if decision["blocked_by"] else ""
-        operator.output.say(f"{decision['component']}: {decision['verdict']}{version}{blocked}")
-    steps = [{"component": item["component"], **step} for item in decisions for step in item["trace"]]
-    operator.output.rows(steps, WHY, nothing=f"Nothing is decided for {device_id}.")
 
 
 @device.command("lock")

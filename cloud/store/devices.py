@@ -169,12 +169,18 @@ class Devices:
 
     def decide(self, device_id: str) -> tuple[Decision, ...]:
         """Return, per component, what the device should do and every step that led there; NotFoundError."""
+        view = self.alone(device_id)
+        (device,), now_ms = view.devices, view.now_ms
+        names = components_of(view.channels, device)
+        return tuple(decide(device.facts, device.assignment, view.channels, name, now_ms=now_ms) for name in names)
+
+    def alone(self, device_id: str) -> FleetView:
+        """Return what the planner sees of one device and the channels of its groups; NotFoundError."""
         with self._database.reading() as session:
             product = device_row(session, device_id).product
-            (device,) = situations(session, product, ids_of(product, device_ids=[device_id]))
-            channels = channels_of(session, product, device.assignment.groups)
-        names, now_ms = components_of(channels, device), self._database.now_ms()
-        return tuple(decide(device.facts, device.assignment, channels, name, now_ms=now_ms) for name in names)
+            devices = situations(session, product, ids_of(product, device_ids=[device_id]))
+            channels = channels_of(session, product, devices[0].assignment.groups)
+            return FleetView(product=product, channels=channels, devices=devices, now_ms=self._database.now_ms())
 
     def fleet(self, product: str, group: str | None = None) -> FleetView:
         """Return what the planner sees of a product's devices, or of one group's; NotFoundError."""
