@@ -20,7 +20,8 @@ from protocol.chunks import BlobRef, describe
 from protocol.codec import decode_json, structure, to_plain
 from protocol.errors import FleetliftError, ProtocolError, UserError
 from protocol.identity import MAX_INTEGER, check_id, check_version
-from protocol.manifest import ANY_HARDWARE, MAX_NOTES_LENGTH, Requirements
+from protocol.manifest import ANY_HARDWARE, MAX_NOTES_LENGTH, MAX_SCHEMAS, Requirements
+from protocol.values import MAX_COMPONENTS
 
 DESCRIPTION_SUFFIX: Final = ".json"
 SOURCE_DESCRIPTION: Final = "firmware.json"
@@ -51,6 +52,7 @@ class Description:
     requires: Requirements = field(default_factory=Requirements)
     notes: str = ""
     data_schema: int = 0
+    reads_schemas: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         check_id(self.product, "product")
@@ -63,6 +65,12 @@ class Description:
             raise ProtocolError(f"build is {self.build}; 0 or more is possible")
         if not self.hardware_models:
             raise ProtocolError(f"hardware_models is empty; name at least one model, or {ANY_HARDWARE!r}")
+        if any(not 0 <= schema <= MAX_INTEGER for schema in (self.data_schema, *self.reads_schemas)):
+            raise ProtocolError("data_schema and reads_schemas are 0 or more")
+        if len(self.reads_schemas) > MAX_SCHEMAS:
+            raise ProtocolError(f"reads_schemas names more than {MAX_SCHEMAS}")
+        if len(self.requires.components) > MAX_COMPONENTS:
+            raise ProtocolError(f"requires names more than {MAX_COMPONENTS} components; no device has more")
         if len(self.notes) > MAX_NOTES_LENGTH:
             raise ProtocolError(f"notes has more than {MAX_NOTES_LENGTH} characters")
 

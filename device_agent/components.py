@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from device_agent.slots.ports import Apply, SlotError, Slots, SlotsView
@@ -129,9 +129,7 @@ class Component:
             environment=self._environment(view.running, view.running_image),
             keep_up=keep_up,
         )
-        return ComponentState(
-            component=self.name, version=view.running.version, build=view.running.build, digest=digest
-        )
+        return replace(view.running, digest=digest)
 
     def _environment(self, running: ComponentState, image: Path) -> Mapping[str, str]:
         return {**self.environment, "FLEETLIFT_VERSION": running.version, "FLEETLIFT_IMAGE": str(image)}

@@ -20,6 +20,7 @@ from device_agent.events import Conclusion, Effect, Event, Failed, Resumed, Snap
 from device_agent.journal_database import JournalError
 from device_agent.loop import Loop
 from device_agent.machine import entry, legal, step
+from device_agent.slots.records import state_of
 from protocol.phases import Outcome, Phase, Reason
 from protocol.up import AttemptEntry
 from protocol.values import ComponentState
@@ -175,7 +176,4 @@ class Driver:
             self._store.note_failure(firmware.digest)
         elif end.outcome is Outcome.SUCCEEDED and booted_digest is not None:
             self._store.pardon(firmware.digest)
-            state = ComponentState(
-                component=firmware.component, version=firmware.version, build=firmware.build, digest=booted_digest
-            )
-            self._store.keep_installed(state)
+            self._store.keep_installed(state_of(firmware, booted_digest))

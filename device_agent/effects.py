@@ -25,6 +25,7 @@ from device_agent.events import (
 )
 from device_agent.loop import Loop, Worker
 from device_agent.slots.ports import Slots
+from device_agent.slots.records import state_of
 from device_agent.trial import Trial
 from protocol.errors import FleetliftError
 from protocol.facts import DeviceFacts
@@ -193,11 +194,8 @@ class Effects:
         return snapshot.attempt, self.components[snapshot.attempt.firmware.component]
 
     def _tell_running(self, attempt: Attempt, digest: str) -> None:
-        firmware = attempt.firmware
-        state = ComponentState(
-            component=firmware.component, version=firmware.version, build=firmware.build, digest=digest
-        )
-        self.loop.post(lambda: self.runs(firmware.component, state))
+        state = state_of(attempt.firmware, digest)
+        self.loop.post(lambda: self.runs(state.component, state))
 
     def _slowly(self, work: Callable[[], Event], answer: Answer, otherwise: Reason) -> None:
         """Do it in the worker's thread; what it raises is a failure, by its own reason or `otherwise`."""

@@ -24,7 +24,7 @@ from cloud.cli.packaging import (
     upload,
     warn_of_same_image,
 )
-from cloud.cli.render import Column, moment, size
+from cloud.cli.render import Column, Row, moment, size
 from cloud.cli.retire import retire
 from cloud.durable import write_durably
 from cloud.keyring import Keyring
@@ -32,6 +32,13 @@ from cloud.keys.drafts import Draft
 from cloud.roles import parse
 from protocol.codec import to_plain
 from protocol.errors import UserError
+
+
+def _schemas(row: Row) -> str:
+    """Return of which schema a firmware's data is, and which others it reads."""
+    reads = ", ".join(str(schema) for schema in row["reads_schemas"])
+    return f"{row['data_schema']}" + (f", reads {reads}" if reads else "")
+
 
 COLUMNS = (
     Column("product", "product"),
@@ -42,15 +49,17 @@ COLUMNS = (
     Column("size", lambda row: size(row["size_bytes"]), justify="right"),
     Column("hardware", "hardware_models"),
     Column("published", lambda row: moment(row["published_at_ms"])),
+    Column("data", _schemas),
     Column("digest", lambda row: row["digest"][:12]),
 )
 DETAILS = (
-    *COLUMNS[:-1],
+    *COLUMNS[:-2],
     Column("digest", "digest"),
     Column("needs agent", lambda row: row["requires"]["agent"]),
     Column("needs", lambda row: row["requires"]["components"]),
     Column("signed by", "signer_keyids"),
     Column("data schema", "data_schema"),
+    Column("reads schemas", "reads_schemas"),
     Column("notes", "notes"),
 )
 BUILT = (
@@ -62,6 +71,7 @@ BUILT = (
     Column("size", lambda row: size(row["size_bytes"])),
     Column("digest", "digest"),
 )
+
 ROLE_SUFFIX = ".role.json"
 image_argument = click.argument("image", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 

@@ -65,6 +65,13 @@ def facts_options(function: F) -> F:
         click.option(
             "--data-schema", type=click.IntRange(min=0), metavar="N", help="The schema of the data it writes."
         ),
+        click.option(
+            "--reads-schema",
+            type=click.IntRange(min=0),
+            multiple=True,
+            metavar="N",
+            help="Another schema of data that it takes over, older or newer; repeatable.",
+        ),
     ]
     for option in reversed(options):
         function = option(function)
@@ -83,6 +90,7 @@ def given_facts(
     agent: str | None,
     notes: str | None,
     data_schema: int | None,
+    reads_schema: tuple[int, ...],
 ) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """Return a function that lays what the options said over what a description says."""
     needs: dict[str, Any] = {}
@@ -99,6 +107,7 @@ def given_facts(
         "requires": needs or None,
         "notes": notes,
         "data_schema": data_schema,
+        "reads_schemas": sorted(set(reads_schema)) or None,
     }
 
     def merge(facts: dict[str, Any]) -> dict[str, Any]:
@@ -188,6 +197,7 @@ def sign(keyring: Keyring, role: bytes, package: Package, *, partial: bool = Fal
         requires=said.requires,
         notes=said.notes,
         data_schema=said.data_schema,
+        reads_schemas=said.reads_schemas,
     )
     return keyring.sign_firmware(role, manifest, package.ref.size_bytes, package.ref.digest, partial=partial)
 

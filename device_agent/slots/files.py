@@ -67,6 +67,7 @@ class FilesSlots:
         return SlotsView(
             running=running.state if running else None,
             running_image=self._image(current) if current and running else None,
+            reads_schemas=running.reads_schemas if running else (),
             other=beside.state if beside else None,
             trial=self._is_trial(current, committed),
             capacity_bytes=self._room_bytes(),

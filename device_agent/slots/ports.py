@@ -50,7 +50,8 @@ class SlotsView:
 
     `running` and `running_image` are what the next start starts (None: nothing that is whole); `other` is the slot
     beside it. `trial` tells of a version that was activated or applied and not confirmed: without an attempt that
-    knows of it, it is to be reverted. `capacity_bytes` is the largest image that could be taken now.
+    knows of it, it is to be reverted. `capacity_bytes` is the largest image that could be taken now; `reads_schemas`
+    are the schemas of data that what runs takes over, besides its own.
     """
 
     running: ComponentState | None
@@ -58,6 +59,7 @@ class SlotsView:
     other: ComponentState | None
     trial: bool
     capacity_bytes: int
+    reads_schemas: tuple[int, ...] = ()
 
 
 class Target(Protocol):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, TypeVar
@@ -10,10 +11,11 @@ from typing import Final, TypeVar
 from device_agent.slots import durable
 from protocol.codec import decode, encode
 from protocol.errors import ProtocolError
-from protocol.identity import check_digest, check_id, check_version
-from protocol.values import ComponentState, FirmwareRef, check_number
+from protocol.identity import check_digest
+from protocol.manifest import MAX_SCHEMAS
+from protocol.values import MAX_COMPONENTS, ComponentState, FirmwareRef, check_few, check_number
 
-MAX_RECORD_BYTES: Final = 4096
+MAX_RECORD_BYTES: Final = 32 * 1024
 
 T = TypeVar("T")
 
@@ -32,20 +34,25 @@ class SlotName(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotRecord:
-    """`slot.json`: the image beside it. Written last, so a slot without one is empty."""
+    """`slot.json`: the image beside it. Written last, so a slot without one is empty.
+
+    `requires` (component to range), `data_schema` and `reads_schemas` are those of the signed manifest; a golden image
+    whose record does not state them needs nothing, and reads data of schema 0 alone.
+    """
 
     component: str
     version: str
     build: int
     digest: str
     size_bytes: int
+    requires: Mapping[str, str] = field(default_factory=dict)
+    data_schema: int = 0
+    reads_schemas: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        check_id(self.component, "component")
-        check_version(self.version)
-        check_digest(self.digest)
-        check_number(self.build, "build")
         check_number(self.size_bytes, "size_bytes", 1)
+        check_few(self.reads_schemas, "reads_schemas", MAX_SCHEMAS)
+        _ = self.state  # which checks the rest
 
     @classmethod
     def of(cls, firmware: FirmwareRef) -> SlotRecord:
@@ -56,12 +63,27 @@ class SlotRecord:
             build=firmware.build,
             digest=firmware.digest,
             size_bytes=firmware.size_bytes,
+            requires=dict(sorted(firmware.requires.components.items())[:MAX_COMPONENTS]),
+            data_schema=firmware.data_schema,
+            reads_schemas=firmware.reads_schemas,
         )
 
     @property
     def state(self) -> ComponentState:
         """What messages tell of it."""
-        return ComponentState(component=self.component, version=self.version, build=self.build, digest=self.digest)
+        return ComponentState(
+            component=self.component,
+            version=self.version,
+            build=self.build,
+            digest=self.digest,
+            requires=self.requires,
+            data_schema=self.data_schema,
+        )
+
+
+def state_of(firmware: FirmwareRef, digest: str) -> ComponentState:
+    """Return what a component runs that was started as this firmware, from an image of this digest."""
+    return replace(SlotRecord.of(firmware).state, digest=digest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

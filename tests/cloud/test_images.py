@@ -88,6 +88,8 @@ def test_a_description_comes_back_as_it_was_written(tmp_path: Path) -> None:
         hardware_models=("raspberrypi4",),
         requires=Requirements(agent="0.1.0", components={"os": ">=2.0.0"}),
         notes="quieter",
+        data_schema=3,
+        reads_schemas=(1, 2),
     )
     image = tmp_path / "x.img"
     assert write_description(image, said) == description_path(image) == tmp_path / "x.img.json"
@@ -122,6 +124,10 @@ def test_a_description_with_a_mistake_names_it(tmp_path: Path, text: str, says: 
         ({"hardware_models": []}, "hardware_models is empty"),
         ({"requires": {"components": {"os": ">>2"}}}, "is not a comparison"),
         ({"notes": "x" * 3000}, "notes has more than"),
+        ({"data_schema": -1}, "0 or more"),
+        ({"reads_schemas": [-1]}, "0 or more"),
+        ({"reads_schemas": list(range(100))}, "names more than 64"),
+        ({"requires": {"components": {f"part-{number}": "1.x" for number in range(17)}}}, "more than 16 components"),
     ],
 )
 def test_facts_that_are_none_are_refused(change: dict[str, object], says: str) -> None:

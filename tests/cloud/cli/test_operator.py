@@ -218,6 +218,17 @@ def test_a_description_beside_the_image_says_what_it_is(office: Office) -> None:
     assert "did you mean 'version'?" in refusal(office, "release", "push", source, "--yes", code=2)
 
 
+def test_an_image_says_of_which_schema_its_data_is_and_which_it_takes_over(office: Office) -> None:
+    source = office.application("print('migrating')", name="migrating")
+    schemas = ("--data-schema", "3", "--reads-schema", "2", "--reads-schema", "1", "--reads-schema", "2")
+    office.json("firmware", "build", source, "--version", "5.4.0", "--to", "migrating.img", *schemas)
+    office.call("firmware", "upload", "migrating.img")
+    shown = office.json("firmware", "show", "5.4.0")
+    assert (shown["data_schema"], shown["reads_schemas"]) == (3, [1, 2])
+    (line,) = [line for line in office.call("firmware", "list").out.splitlines() if " 5.4.0 " in line]
+    assert "3, reads 1, 2" in line
+
+
 def test_a_server_that_is_not_there_is_a_sentence(office: Office) -> None:
     said = office.run("product", "list", "--server", "http://127.0.0.1:1")
     assert said.code == 1
