@@ -11,28 +11,39 @@ from cloud.models import BigNumber, Row
 
 
 class EventRow(Row, table=True):
-    """Something that happened, for timelines and webhooks: `subject` is `release/ID`, `device/ID`, `product/ID`."""
+    """Something that happened, for timelines and webhooks: `subject` is `release/ID`, `device/ID`, `product/ID`.
+
+    `source` is the release (`release/ID`) that it came of.
+    """
 
     __tablename__ = "event"
-    __table_args__ = (Index(None, "subject", "number"),)
+    __table_args__ = (Index(None, "subject", "number"), Index(None, "source", "number"))
     number: int | None = Field(default=None, sa_column=Column(BigNumber, primary_key=True))
     at_ms: int = Field(sa_type=BigInteger)
     kind: str
     product: str
     subject: str
+    source: str | None = None
     data: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
 
 
 class WebhookRow(Row, table=True):
-    """Where events are sent; what they are signed with is in a file. `product` null is every product, no kinds all."""
+    """Where events are sent; what they are signed with is in a file. `product` null is every product, no kinds all.
+
+    `allow_plain` is HTTP beyond this machine, `allow_private` an address that only this network knows.
+    `failing_since_ms` is when the first of the tries was that have failed ever since.
+    """
 
     __tablename__ = "webhook"
     name: str = Field(primary_key=True)
     url: str
     product: str | None = Field(default=None, foreign_key="product.id")
     kinds: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+    allow_plain: bool = False
+    allow_private: bool = False
     enabled: bool = True
     why_disabled: str = ""
+    failing_since_ms: int | None = Field(default=None, sa_type=BigInteger)
     created_at_ms: int = Field(sa_type=BigInteger)
     created_by: str
 

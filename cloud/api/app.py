@@ -20,6 +20,7 @@ from cloud.api import (
     products,
     releases,
     system,
+    timelines,
 )
 from cloud.api.backend import Backend, authenticate
 from cloud.api.middleware import BodyLimit, NoteChanges
@@ -28,7 +29,7 @@ from cloud.api.problems import ANSWERS, answer_errors
 PREFIX: Final = "/api/v1"
 ROUTERS: Final = (
     *(system, products, metadata, firmware, blobs, groups, releases, devices, otas, preflight),
-    *(enrolment_tokens, authorities),
+    *(enrolment_tokens, timelines, authorities),
 )
 
 

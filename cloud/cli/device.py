@@ -10,6 +10,7 @@ from cloud.cli.client import Json
 from cloud.cli.context import Group, Operator, pass_operator
 from cloud.cli.enrol import enrol
 from cloud.cli.render import Column, moment, shown, size
+from cloud.cli.timeline import device_timeline
 from cloud.cli.why import why
 
 NEVER_SAID: Final = "0.0.0"
@@ -115,7 +116,7 @@ def device() -> None:
     """Devices: enrol, look, lock, shut out."""
 
 
-for _command in (enrol, revoke, certificates, why):
+for _command in (enrol, revoke, certificates, why, device_timeline):
     device.add_command(_command)
 
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 from typing import Any, Final
 
-from sqlmodel import col, select
+from sqlmodel import Session, col, select
 
 from cloud.models import AuditRow
 from cloud.store.engine import Change, Database
@@ -46,6 +46,17 @@ class Audit:
         with self._database.reading() as session:
             row = session.exec(query).first()
             return None if row is None else _view(row)
+
+
+def audited(session: Session, subject: str, after: int | None, limit: int) -> tuple[AuditView, ...]:
+    """Return the decisions about a subject by number: those after one, or the newest."""
+    query = select(AuditRow).where(col(AuditRow.subject) == subject).limit(limit)
+    if after is None:
+        newest = session.exec(query.order_by(col(AuditRow.number).desc())).all()
+        return tuple(_view(row) for row in reversed(newest))
+    return tuple(
+        _view(row) for row in session.exec(query.where(col(AuditRow.number) > after).order_by(col(AuditRow.number)))
+    )
 
 
 def audit(change: Change, actor: str, action: str, subject: str, *, before: Any = None, after: Any = None) -> AuditRow:

@@ -12,11 +12,13 @@ from __future__ import annotations
 from sqlalchemy import update
 from sqlmodel import Session, col, select
 
-from cloud.models import AttemptRow, ComponentRow, DeviceRow
+from cloud.models import AttemptRow, ComponentRow, DeviceRow, ReleaseRow
 from cloud.store.engine import Change
+from cloud.store.events import note
 from protocol.phases import Outcome, Phase
 from protocol.up import AttemptEntry, Entry
 
+FROM_RESTART = frozenset({Phase.RESTARTING, Phase.PROVING, Phase.COMMITTING, Phase.ROLLING_BACK})
 BEFORE_DOWNLOADED = frozenset({Phase.IDLE, Phase.DOWNLOADING, Phase.VERIFYING})
 
 
@@ -40,6 +42,8 @@ def apply_entry(change: Change, device_id: str, journal_id: str, entry: Entry) -
         row.fetched_bytes = max(row.fetched_bytes, said.fetched_bytes)
         row.forced = row.forced or said.forced
         row.detail = said.detail
+        if row.taken_at_ms is None and _was_taken(said):
+            row.taken_at_ms = change.now_ms
         if said.outcome is not None:
             _end(change, row, entry, said)
     change.session.add(row)
@@ -68,6 +72,7 @@ def weigh(change: Change, device: DeviceRow, *, as_of_hello: bool = False) -> No
             continue
         row.taken_back_at_ms, row.contradicted_by = change.now_ms, component.digest
         change.session.add(row)
+        _tell(change, "device.success_taken_back", row, f"it reports {component.version}, another image")
 
 
 def newest_success(session: Session, device_id: str, component: str) -> AttemptRow | None:
@@ -103,14 +108,51 @@ def _was_downloaded(said: AttemptEntry) -> bool:
     return said.outcome in (Outcome.SUCCEEDED, Outcome.ROLLED_BACK) or said.phase not in BEFORE_DOWNLOADED
 
 
+def _was_taken(said: AttemptEntry) -> bool:
+    """Tell whether the device has gone over to the firmware, or is about to: from here on it may stay silent."""
+    return said.outcome in (Outcome.SUCCEEDED, Outcome.ROLLED_BACK) or said.phase in FROM_RESTART
+
+
 def _end(change: Change, row: AttemptRow, entry: Entry, said: AttemptEntry) -> None:
     row.outcome = said.outcome.value if said.outcome else None
     row.reason = said.reason.value if said.reason else None
     row.booted_digest = said.booted_digest
-    row.ended_at_ms, row.ended_seq = entry.at_ms, entry.seq
+    row.ended_at_ms, row.ended_seq, row.settled_at_ms = entry.at_ms, entry.seq, change.now_ms
     if said.outcome is Outcome.SUCCEEDED and said.booted_digest != row.digest:
         # A success without its evidence never counts, and is never given back.
         row.taken_back_at_ms, row.detail = change.now_ms, "told as succeeded, but another digest booted"
+        _tell(change, "device.success_taken_back", row, row.detail)
+    elif said.outcome in _TOLD:
+        _tell(change, _TOLD[said.outcome], row, row.detail)
+
+
+_TOLD = {
+    Outcome.SUCCEEDED: "device.updated",
+    Outcome.ROLLED_BACK: "device.rolled_back",
+    Outcome.FAILED: "device.failed",
+}
+
+
+def _tell(change: Change, kind: str, row: AttemptRow, detail: str) -> None:
+    """Note what became of an attempt; what it came of is the device's own word, believed of its own product alone."""
+    device = change.session.get_one(DeviceRow, row.device_id)
+    release = change.session.get(ReleaseRow, row.source_id)
+    if release is not None and release.product != device.product:
+        release = None
+    note(
+        *(change, kind, f"device/{device.id}", device.product),
+        source=f"release/{release.id}" if release else None,
+        component=row.component,
+        version=row.version,
+        from_version=row.from_version,
+        via=row.via,
+        source_id=row.source_id,
+        group=release.group_name if release else None,
+        label=release.label if release else None,
+        attempt_id=row.attempt_id,
+        reason=row.reason,
+        detail=detail,
+    )
 
 
 def _explained(session: Session, success: AttemptRow, digest: str) -> bool:

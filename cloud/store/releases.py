@@ -8,6 +8,7 @@ the same bytes, whoever publishes it and however often.
 from __future__ import annotations
 
 import secrets
+from typing import Any
 
 from sqlalchemy import func
 from sqlmodel import Session, col, select
@@ -20,6 +21,7 @@ from cloud.store.audit import audit
 from cloud.store.channels import changed, channel_key, find_release, in_channel, live_release, notice_of, release_views
 from cloud.store.engine import Change, Database
 from cloud.store.errors import ConflictError, NotFoundError
+from cloud.store.events import note
 from cloud.store.lookup import firmware_by_id, firmware_row, group_row, release_row
 from cloud.store.situations import as_noticed, channels_of, floors_of, ids_of, situations
 from cloud.values import ChannelKey, ReleaseDraft, ReleasePatch, ReleaseView
@@ -80,6 +82,10 @@ class Releases:
                 change.session.add(row)
                 after = {name: wanted[name] for name in before}
                 audit(change, by, "release.patched", f"release/{release_id}", before=before, after=after)
+                kind = "release.disabled" if after.get("enabled") is False else "release.patched"
+                note(
+                    change, kind, f"release/{release_id}", row.product, **named(row), by=by, before=before, after=after
+                )
                 changed(change, channel_key(row))
             return release_views(change.session, [row], change.now_ms)[0]
 
@@ -226,8 +232,20 @@ def _create(
     session.flush()
     after = {"channel": str(channel), "label": row.label, **to_plain(as_noticed(row, firmware))}
     audit(change, by, "release.created", f"release/{row.id}", after=after)
+    note(
+        *(change, "release.created", f"release/{row.id}", row.product),
+        **named(row),
+        by=by,
+        version=firmware.version,
+        percentage=row.percentage,
+    )
     changed(change, channel)
     return row
+
+
+def named(row: ReleaseRow) -> dict[str, Any]:
+    """Return what events name a release by."""
+    return {"channel": str(channel_key(row)), "label": row.label}
 
 
 def _releasable(session: Session, draft: ReleaseDraft) -> FirmwareRow:

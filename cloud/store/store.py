@@ -5,6 +5,7 @@
     store.devices    registration, lists, pins, OTAs            store.outbox    what is still to be told
     store.audit      the hash-chained record of decisions       store.tokens    who may speak to the API
     store.enrolment  tokens that let devices enrol              store.certificates  what devices are known by
+    store.events     what happened, for timelines               store.webhooks  who is told of it, and what was taken
 
 Every method is synchronous and safe to call from any thread: changes take turns (one writer), reads run beside them.
 A method that changes something raises StoreError's children, and then has changed nothing. `by` names who decides.
@@ -22,6 +23,7 @@ from cloud.store.certificates import Certificates
 from cloud.store.devices import Devices
 from cloud.store.engine import Database
 from cloud.store.enrolment import Enrolment
+from cloud.store.events import Events
 from cloud.store.journal import Journal
 from cloud.store.metrics import Metrics
 from cloud.store.outbox import Outbox
@@ -44,6 +46,7 @@ class Store:
         self.tokens = Tokens(database)
         self.enrolment = Enrolment(database)
         self.certificates = Certificates(database)
+        self.events = Events(database)
 
     @classmethod
     def open(cls, url: str, now: Callable[[], float]) -> Self:

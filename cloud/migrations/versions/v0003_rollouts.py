@@ -20,6 +20,8 @@ _COLUMNS = {
     "attempt": (("tried_order", sa.BigInteger(), "0"),),
 }
 
+_CLOUD_TIMES = ("taken_at_ms", "settled_at_ms")
+
 
 def upgrade() -> None:
     """Make the tables and the columns; what is there already has no plan, no query and no time zone."""
@@ -27,6 +29,8 @@ def upgrade() -> None:
         for name, kind, default in columns:
             op.add_column(table, sa.Column(name, kind, nullable=False, server_default=default))
     op.add_column("device_group", _text("query", nullable=True))
+    for name in _CLOUD_TIMES:
+        op.add_column("attempt", _big(name, nullable=True))
     _make_health()
     _make_rollouts()
     _make_sets()
@@ -39,6 +43,8 @@ def downgrade() -> None:
         op.drop_table(table)
     op.drop_table("device_health")
     op.drop_column("device_group", "query")
+    for name in _CLOUD_TIMES:
+        op.drop_column("attempt", name)
     for table, columns in _COLUMNS.items():
         for name, _, _ in columns:
             op.drop_column(table, name)
