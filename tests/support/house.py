@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 HOUSE = ("protocol", "cloud", "device_agent")
-HEARTS = ("protocol.selection", "device_agent.machine", "cloud.planner")
+HEARTS = ("protocol.selection", "device_agent.machine", "cloud.planner", "cloud.guard")
 SDK = "device_agent.sdk"  # one file to copy into an application
 DOOR = "cloud.entry"  # turns a missing library into a sentence: the one module that imports in a function
 MAX_LINES = 400

@@ -1,0 +1,197 @@
+"""What is known of a rollout at one time: how it stands, and what devices did since it began. Counts, never devices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from protocol.schedule import Stratum
+
+
+class Status(StrEnum):
+    """How a rollout stands."""
+
+    AWAITING_APPROVAL = "awaiting_approval"
+    SCHEDULED = "scheduled"
+    RUNNING = "running"
+    PAUSED = "paused"
+    """By an operator."""
+    STOPPED_BY_GATE = "stopped_by_gate"
+    """Paused or rolled back by a gate; `Memory.rolled_back` tells which."""
+    COMPLETED = "completed"
+    ABORTED = "aborted"
+    OVERTAKEN = "overtaken"
+    """A newer release reaches everybody that this one could still reach."""
+
+
+OPEN = frozenset({Status.AWAITING_APPROVAL, Status.SCHEDULED, Status.RUNNING, Status.PAUSED, Status.STOPPED_BY_GATE})
+"""Those in which a rollout may still go on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What of one stratum somebody has seen and let be: it does not count again."""
+
+    stratum: Stratum
+    started: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthEvidence:
+    """Devices that report what one health gate asks for, on the release's digest and on others; in the gate's place."""
+
+    reporting: int = 0
+    beyond: int = 0
+    control_reporting: int = 0
+    control_beyond: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """What a rollout remembers between two looks.
+
+    `ramp_s` is how long coverage grows in the open phase. `silence_log_e` is the evidence for silence so far, in
+    millionths of its natural logarithm, of devices last heard until `heard_through_ms`, with the numbers that went
+    quiet. `seen`, `quiet_seen` and `health_seen` are what was there when somebody resumed it: it does not count again.
+    """
+
+    ramp_s: int = 0
+    stopped: tuple[Stratum, ...] = ()
+    retried_at: int = 0
+    rolled_back: bool = False
+    seen: tuple[Seen, ...] = ()
+    quiet_seen: int = 0
+    health_seen: tuple[HealthEvidence, ...] = ()
+    heard_through_ms: int = 0
+    silence_log_e: int = 0
+    took_quiet: int = 0
+    control_quiet: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Where a rollout is. `phase` is an index; `phase_began_at_ms` moves with pauses, so that they do not count."""
+
+    status: Status
+    phase: int = 0
+    phase_began_at_ms: int = 0
+    paused_at_ms: int | None = None
+    why: str = ""
+    approved_by: tuple[str, ...] = ()
+    memory: Memory = field(default_factory=Memory)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it may still go on."""
+        return self.status in OPEN
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Fingerprint:
+    """Where a failure happened, and why: a phase and a reason of `protocol.phases`, or `taken_back`."""
+
+    phase: str
+    reason: str
+
+
+TAKEN_BACK = "taken_back"
+"""The reason of a success that the device later contradicted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StratumEvidence:
+    """What became of the devices of one hardware model that came from one version (None: from nothing).
+
+    Each device counts once, by its last attempt that was not cancelled: `started` = `under_way` + `proven` +
+    `succeeded` + failures + `transient`. `succeeded` stood the soak, on the digest that booted; `proven` booted it, and
+    the soak is not over; `transient` are failures that say nothing of the firmware. `quiet` are those of `under_way` or
+    `proven` or `succeeded` that took it and were not heard of for long.
+    """
+
+    stratum: Stratum
+    started: int = 0
+    under_way: int = 0
+    proven: int = 0
+    succeeded: int = 0
+    failures: Mapping[Fingerprint, int] = field(default_factory=dict)
+    transient: int = 0
+    quiet: int = 0
+
+    @property
+    def failed(self) -> int:
+        """How many failed, for reasons that the firmware may be blamed for."""
+        return sum(self.failures.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """One side of a comparison: devices that could go quiet, and those of them that did."""
+
+    at_risk: int = 0
+    went_quiet: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Silence:
+    """Who was heard last between `Memory.heard_through_ms` and `through_ms`, and not since.
+
+    `through_ms` is `quiet_after_s` ago. `took` had taken the release by then; `control` are devices of the group that had not.
+    """
+
+    through_ms: int
+    took: Arm = field(default_factory=Arm)
+    control: Arm = field(default_factory=Arm)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """All that the gates and phases are decided on.
+
+    `devices` of the release's group, and `already` those of them that run its digest. `fresh_succeeded` and
+    `fresh_failed` count what was told since the open phase began. `nobody_left`: the open phase covers no device that
+    has yet to take it. `kinds` is how many strata there are in the group. `silence` is None while the cloud has not
+    listened for long enough to tell. `overtaken_by` is a newer label that reaches everybody whom this could reach.
+    """
+
+    devices: int = 0
+    already: int = 0
+    strata: tuple[StratumEvidence, ...] = ()
+    fresh_succeeded: int = 0
+    fresh_failed: int = 0
+    nobody_left: bool = False
+    kinds: int = 1
+    silence: Silence | None = None
+    health: tuple[HealthEvidence, ...] = ()
+    overtaken_by: int | None = None
+
+    @property
+    def started(self) -> int:
+        """Devices that began to take it."""
+        return sum(it.started for it in self.strata)
+
+    @property
+    def succeeded(self) -> int:
+        """Devices that stood the soak."""
+        return sum(it.succeeded for it in self.strata)
+
+    @property
+    def proven(self) -> int:
+        """Devices that booted it and soak."""
+        return sum(it.proven for it in self.strata)
+
+    @property
+    def under_way(self) -> int:
+        """Devices in the middle of it."""
+        return sum(it.under_way for it in self.strata)
+
+    @property
+    def failed(self) -> int:
+        """Devices that failed."""
+        return sum(it.failed for it in self.strata)
+
+    @property
+    def quiet(self) -> int:
+        """Devices that took it and were not heard of for long."""
+        return sum(it.quiet for it in self.strata)

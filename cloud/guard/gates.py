@@ -1,0 +1,207 @@
+"""Gates: what of the evidence stops a rollout, and whom; each finding is a sentence with the numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from cloud.guard.evidence import Evidence, Fingerprint, HealthEvidence, Memory, StratumEvidence
+from cloud.guard.policy import FailureGate, Gates, HealthGate, Response, SilenceGate
+from cloud.guard.sequential import MILLION, log_bound, rate_log_e, silence_log_e, to_millionths
+from protocol.schedule import MAX_STRATA, Stratum
+
+ADVANCE_MS: Final = 5 * 60_000
+"""How much time without anybody's going quiet is remembered at once."""
+MAX_NAMED: Final = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What a gate found. `strata` are those to be stopped; none if it is the whole rollout."""
+
+    gate: str
+    then: Response
+    why: str
+    strata: tuple[Stratum, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Count:
+    """Devices that began, and those that failed, of one stratum or of several."""
+
+    started: int = 0
+    failed: int = 0
+    good: int = 0
+
+    def log_e(self, gate: FailureGate) -> float:
+        return rate_log_e(self.started, self.failed, gate.tolerable_permille, gate.intolerable_permille)
+
+
+def find(gates: Gates, memory: Memory, evidence: Evidence) -> tuple[Finding, ...]:
+    """Return what the gates find now; `memory` has heard what `evidence.silence` tells (`hear`)."""
+    found = [
+        judge_failures(gates.failures, memory, evidence),
+        judge_silence(gates.silence, memory, evidence) if gates.silence else None,
+        *(judge_health(gate, seen, it) for gate, seen, it in _health(gates, memory, evidence)),
+    ]
+    return tuple(finding for finding in found if finding is not None)
+
+
+def hear(gates: Gates, memory: Memory, evidence: Evidence) -> Memory:
+    """Return the memory with what `evidence.silence` adds to it."""
+    gate, silence = gates.silence, evidence.silence
+    if gate is None or silence is None or silence.through_ms <= memory.heard_through_ms:
+        return memory
+    took, control = silence.took, silence.control
+    if not took.went_quiet and not control.went_quiet:
+        long_ago = silence.through_ms - memory.heard_through_ms >= ADVANCE_MS
+        return replace(memory, heard_through_ms=silence.through_ms) if long_ago else memory
+    return replace(
+        memory,
+        heard_through_ms=silence.through_ms,
+        silence_log_e=memory.silence_log_e
+        + to_millionths(silence_log_e(took, control, gate.intolerable_ratio_percent)),
+        took_quiet=memory.took_quiet + took.went_quiet,
+        control_quiet=memory.control_quiet + control.went_quiet,
+    )
+
+
+def judge_failures(gate: FailureGate, memory: Memory, evidence: Evidence) -> Finding | None:
+    """Return a finding for the strata that fail while the others are content, or for all."""
+    going = [it for it in evidence.strata if not any(_within(it.stratum, stopped) for stopped in memory.stopped)]
+    counts = {it.stratum: _count(it, memory) for it in going}
+    total = _sum(counts.values())
+    bound = log_bound(gate.false_stop_permille, 1 if evidence.kinds < 2 else 2)
+    picked = _pick(gate, counts, evidence.kinds) if evidence.kinds > 1 else ()
+    rest = _sum(count for stratum, count in counts.items() if not any(_within(stratum, it) for it in picked))
+    can_stop = len(memory.stopped) + len(picked) <= MAX_STRATA
+    if picked and can_stop and rest.good and rest.log_e(gate) < bound and not _is_over_cap(gate, rest):
+        why = "; ".join(
+            f"{stratum}: {_said(gate, [it for it in going if _within(it.stratum, stratum)], memory)}"
+            for stratum in picked
+        )
+        others = f"of the others {rest.failed} of {rest.started} failed, so they go on"
+        return Finding(gate="failures", then=gate.then, why=f"{why}; {others}", strata=picked)
+    if picked or total.log_e(gate) >= bound:
+        return Finding(gate="failures", then=gate.then, why=_said(gate, going, memory))
+    if _is_over_cap(gate, total):
+        count = f"{total.failed} of {total.started} devices that began it failed{_reasons(going)}"
+        why = f"{count}, at most {gate.max_failures} may"
+        return Finding(gate="failures", then=gate.then, why=why)
+    return None
+
+
+def judge_silence(gate: SilenceGate, memory: Memory, evidence: Evidence) -> Finding | None:
+    """Return a finding if those that took it go quiet more often than those that did not, or are too many."""
+    quiet = evidence.quiet - memory.quiet_seen
+    if gate.max_quiet is not None and quiet > gate.max_quiet:
+        why = f"{quiet} devices took it and were not heard of for {gate.quiet_after_s} s, at most {gate.max_quiet} may"
+        return Finding(gate="silence", then=gate.then, why=why)
+    if memory.silence_log_e < log_bound(gate.false_stop_permille) * MILLION:
+        return None
+    why = (
+        f"{memory.took_quiet} devices that took it went quiet for more than {gate.quiet_after_s} s, and "
+        f"{memory.control_quiet} of those that did not"
+    )
+    silence = evidence.silence
+    if silence is not None:
+        why += f" (of {silence.took.at_risk} and {silence.control.at_risk} that were there last)"
+    return Finding(gate="silence", then=gate.then, why=why)
+
+
+def judge_health(gate: HealthGate, seen: HealthEvidence, health: HealthEvidence) -> Finding | None:
+    """Return a finding if too many that run it are beyond the bound, and not as many of the others."""
+    reporting, beyond = max(0, health.reporting - seen.reporting), max(0, health.beyond - seen.beyond)
+    log_e = rate_log_e(reporting, min(beyond, reporting), gate.tolerable_permille, gate.intolerable_permille)
+    as_bad = health.control_beyond * reporting >= beyond * health.control_reporting and health.control_reporting > 0
+    if log_e < log_bound(gate.false_stop_permille) or as_bad:
+        return None
+    why = (
+        f"{beyond} of {reporting} devices that run it report {gate}, and {health.control_beyond} of "
+        f"{health.control_reporting} others; {_rates(gate)}"
+    )
+    return Finding(gate=f"health {gate.gauge or 'crashes'}", then=gate.then, why=why)
+
+
+def _health(
+    gates: Gates, memory: Memory, evidence: Evidence
+) -> Iterable[tuple[HealthGate, HealthEvidence, HealthEvidence]]:
+    seen = (*memory.health_seen, *(HealthEvidence() for _ in gates.health))
+    return zip(gates.health, seen, evidence.health, strict=False)
+
+
+def _pick(gate: FailureGate, counts: dict[Stratum, _Count], kinds: int) -> tuple[Stratum, ...]:
+    """Return the strata whose own test stops, the strongest first, each without those before it.
+
+    A stratum may be one model on one version, all of a model, or all on a version: three tests for each kind at most,
+    which share half of the probability of a false stop.
+    """
+    bound = log_bound(gate.false_stop_permille, 2 * 3 * kinds)
+    left, picked = dict(counts), []
+    while left:
+        candidates = {
+            candidate: _sum(count for stratum, count in left.items() if _within(stratum, candidate))
+            for stratum in left
+            for candidate in (
+                stratum,
+                Stratum(hardware_model=stratum.hardware_model),
+                Stratum(from_version=stratum.from_version),
+            )
+            if candidate != Stratum()
+        }
+        if not candidates:
+            break
+        strongest = max(candidates, key=lambda it: (candidates[it].log_e(gate), _narrowness(it), str(it)))
+        if candidates[strongest].log_e(gate) < bound:
+            break
+        picked.append(strongest)
+        left = {stratum: count for stratum, count in left.items() if not _within(stratum, strongest)}
+    return tuple(picked)
+
+
+def _within(stratum: Stratum, other: Stratum) -> bool:
+    return other.contains(stratum.hardware_model or "", stratum.from_version)
+
+
+def _narrowness(stratum: Stratum) -> int:
+    return (stratum.hardware_model is not None) + (stratum.from_version is not None)
+
+
+def _count(it: StratumEvidence, memory: Memory) -> _Count:
+    seen_started = sum(seen.started for seen in memory.seen if seen.stratum == it.stratum)
+    seen_failed = sum(seen.failed for seen in memory.seen if seen.stratum == it.stratum)
+    failed = max(0, it.failed - seen_failed)
+    started = max(failed, it.started - it.transient - seen_started)
+    return _Count(started=started, failed=failed, good=it.proven + it.succeeded)
+
+
+def _sum(counts: Iterable[_Count]) -> _Count:
+    known = list(counts)
+    return _Count(*(sum(getattr(it, name) for it in known) for name in ("started", "failed", "good")))
+
+
+def _is_over_cap(gate: FailureGate, count: _Count) -> bool:
+    return gate.max_failures is not None and count.failed > gate.max_failures
+
+
+def _said(gate: FailureGate, strata: Sequence[StratumEvidence], memory: Memory) -> str:
+    count = _sum(_count(it, memory) for it in strata)
+    return f"{count.failed} of {count.started} devices that began it failed{_reasons(strata)}; {_rates(gate)}"
+
+
+def _reasons(strata: Iterable[StratumEvidence]) -> str:
+    found: Counter[Fingerprint] = Counter()
+    for it in strata:
+        found.update(it.failures)
+    words = [f"{it.reason} in {it.phase}: {count}" for it, count in found.most_common(MAX_NAMED)]
+    return f" ({', '.join(words)})" if words else ""
+
+
+def _rates(gate: FailureGate | HealthGate) -> str:
+    return f"{_per_cent(gate.tolerable_permille)} are tolerable, and {_per_cent(gate.intolerable_permille)} are not"
+
+
+def _per_cent(permille: int) -> str:
+    return f"{permille / 10:g} %"

@@ -1,0 +1,232 @@
+"""The guard: what follows from a plan, from where a rollout stands and from what its devices did, at one time.
+
+Rules, in order:
+
+1. What is closed stays closed. What waits for approval, or was stopped by a gate, waits for somebody.
+2. A newer release that reaches everybody overtakes it.
+3. A rollout that was scheduled starts when its time has come: by the plan's own time, not by when that was noticed.
+4. Every gate is asked, also while somebody has paused it. A gate stops single strata while the others are content, else
+   it pauses or rolls back. Whatever a gate does, no phase is opened in the same look.
+5. A phase is over when its coverage has grown, its soak has passed, enough devices stood the soak in it, and as many
+   were settled as are still in the middle. A phase that covers nobody is over at once. One that nobody survived is
+   stopped: there is nothing to go on with.
+6. After the last phase it is completed, and covers whom it held back. Nothing is completed that nobody runs.
+
+Time is an argument, and nothing is read. The same look twice does the same thing once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from cloud.guard.evidence import Evidence, Standing, Status
+from cloud.guard.gates import Finding, find, hear
+from cloud.guard.planning import Coverage, begin, coverage, opened
+from cloud.guard.policy import Policy, Response
+from protocol.schedule import Stratum
+
+LOOK_S: Final = 30
+"""How often an open rollout is looked at, at least."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """Its time has come."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenPhase:
+    """Cover the devices of the next phase."""
+
+    phase: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    """Nobody further takes it."""
+
+    gate: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RollBack:
+    """Disable it: the release before is Live."""
+
+    gate: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopStratum:
+    """Devices like these take it no more; the others do."""
+
+    strata: tuple[Stratum, ...]
+    gate: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Complete:
+    """The plan has run its course."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overtake:
+    """A newer release has taken its place."""
+
+    label: int
+    why: str
+
+
+Action = Start | OpenPhase | Pause | RollBack | StopStratum | Complete | Overtake
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What to do, in this order, and where the rollout stands then. `why` says what it waits for, or what happened.
+
+    `again_at_ms` is when to look again if nothing else happens; None if time alone changes nothing.
+    """
+
+    actions: tuple[Action, ...]
+    why: str
+    standing: Standing
+    again_at_ms: int | None = None
+
+
+def guard(policy: Policy, standing: Standing, evidence: Evidence, now_ms: int) -> Verdict:
+    """Return what to do now, by the rules at the head of this file."""
+    idle = _idle(policy, standing, evidence, now_ms)
+    if idle is not None:
+        return idle
+    heard = replace(standing, memory=hear(policy.gates, standing.memory, evidence))
+    findings = find(policy.gates, heard.memory, evidence)
+    if findings:
+        return _stop(heard, findings, now_ms)
+    if heard.status is Status.PAUSED:
+        return Verdict(actions=(), why=heard.why, standing=heard, again_at_ms=now_ms + LOOK_S * 1000)
+    return _go_on(policy, heard, evidence, now_ms)
+
+
+def _idle(policy: Policy, standing: Standing, evidence: Evidence, now_ms: int) -> Verdict | None:
+    """Return the verdict on what devices do not take now (rules 1 to 3), or None."""
+    status, why = standing.status, standing.why
+    if status is Status.AWAITING_APPROVAL:
+        why = f"waits for approval by somebody else: {len(standing.approved_by)} of {policy.approvals} agreed"
+    elif standing.is_open and evidence.overtaken_by is not None:
+        why = f"v{evidence.overtaken_by} reaches every device that this could still reach"
+        done = replace(standing, status=Status.OVERTAKEN, why=why)
+        return Verdict(actions=(Overtake(label=evidence.overtaken_by, why=why),), why=why, standing=done)
+    elif status is Status.SCHEDULED and now_ms < standing.phase_began_at_ms:
+        return Verdict(actions=(), why="begins later", standing=standing, again_at_ms=standing.phase_began_at_ms)
+    elif status is Status.SCHEDULED:
+        why = f"its time has come: {_phase_name(policy, standing)} is open"
+        begun = replace(standing, status=Status.RUNNING, why=why)
+        return Verdict(actions=(Start(why=why),), why=why, standing=begun, again_at_ms=now_ms)
+    elif status in (Status.RUNNING, Status.PAUSED):
+        return None
+    return Verdict(actions=(), why=why, standing=standing)
+
+
+def _stop(standing: Standing, findings: tuple[Finding, ...], now_ms: int) -> Verdict:
+    """Return what the gates do: single strata are stopped if no gate is about all, and the strongest response wins."""
+    whole = [finding for finding in findings if not finding.strata]
+    why = "; ".join(finding.why for finding in whole or findings)
+    gate = ", ".join(finding.gate for finding in whole or findings)
+    if not whole:
+        strata = tuple(stratum for finding in findings for stratum in finding.strata)
+        memory = replace(standing.memory, stopped=(*standing.memory.stopped, *strata))
+        after = replace(standing, memory=memory, why=why)
+        stop = StopStratum(strata=strata, gate=gate, why=why)
+        return Verdict(actions=(stop,), why=why, standing=after, again_at_ms=now_ms + LOOK_S * 1000)
+    rolls_back = any(finding.then is Response.ROLL_BACK for finding in whole)
+    after = replace(
+        standing,
+        status=Status.STOPPED_BY_GATE,
+        paused_at_ms=standing.paused_at_ms or now_ms,
+        memory=replace(standing.memory, rolled_back=rolls_back),
+        why=why,
+    )
+    action = RollBack(gate=gate, why=why) if rolls_back else Pause(gate=gate, why=why)
+    return Verdict(actions=(action,), why=why, standing=after)
+
+
+def _go_on(policy: Policy, standing: Standing, evidence: Evidence, now_ms: int) -> Verdict:
+    """Return whether the open phase is over, and what comes then."""
+    soaked_at_ms = standing.phase_began_at_ms + 1000 * (standing.memory.ramp_s + policy.phases[standing.phase].soak_s)
+    middle = max(0, evidence.under_way - evidence.quiet)
+    settled = evidence.fresh_succeeded + evidence.fresh_failed
+    is_last = standing.phase + 1 == len(policy.phases)
+    name = _phase_name(policy, standing)
+    again_at_ms = now_ms + LOOK_S * 1000
+    if soaked_at_ms > now_ms:
+        again_at_ms = min(again_at_ms, soaked_at_ms)
+    hold = _hold(policy, standing, evidence, soaked_at_ms - now_ms)
+    if hold is None and is_last and not evidence.succeeded and not evidence.already:
+        hold = "no device runs it yet"
+    if hold is not None:
+        nobody = evidence.fresh_failed and not evidence.succeeded and not evidence.proven and not middle
+        if nobody and soaked_at_ms <= now_ms:
+            why = f"all {evidence.fresh_failed} devices that took it in this phase failed, and none stood the soak"
+            return _stop(standing, (Finding(gate="failures", then=policy.gates.failures.then, why=why),), now_ms)
+        return Verdict(actions=(), why=f"{name}: {hold}", standing=standing, again_at_ms=again_at_ms)
+    done = f"{name} is over: {evidence.fresh_succeeded} of {settled} devices that settled in it stood the soak"
+    if not settled:
+        done = f"{name} is over: nobody in it had yet to take it"
+    if is_last:
+        after = replace(standing, status=Status.COMPLETED, why=done)
+        return Verdict(actions=(Complete(why=done),), why=done, standing=after)
+    after = replace(opened(policy, standing, standing.phase + 1, now_ms, evidence.devices), why=done)
+    action = OpenPhase(phase=after.phase, why=done)
+    return Verdict(actions=(action,), why=done, standing=after, again_at_ms=now_ms)
+
+
+def _hold(policy: Policy, standing: Standing, evidence: Evidence, soaks_for_ms: int) -> str | None:
+    """Return what the open phase waits for, as a sentence's end, or None if it is over."""
+    settled = evidence.fresh_succeeded + evidence.fresh_failed
+    middle = max(0, evidence.under_way - evidence.quiet)
+    idle = evidence.nobody_left and not middle and not evidence.proven
+    if idle and not settled:
+        return None
+    if soaks_for_ms > 0:
+        return f"{'grows and ' if standing.memory.ramp_s else ''}soaks for {-(-soaks_for_ms // 1000)} s more"
+    enough = evidence.fresh_succeeded >= policy.min_succeeded
+    if not enough and not (idle and (not evidence.fresh_failed or evidence.succeeded >= policy.min_succeeded)):
+        if not settled and not middle and not evidence.proven:
+            return "no device has taken it yet"
+        return (
+            f"{evidence.fresh_succeeded} of {policy.min_succeeded} that it takes stood the soak; "
+            f"{evidence.proven} are in it, {middle} in the middle of the update"
+        )
+    if settled < middle:
+        return f"{middle} devices are in the middle of the update, and only {settled} have settled"
+    return None
+
+
+def _phase_name(policy: Policy, standing: Standing) -> str:
+    return f"phase {standing.phase + 1} of {len(policy.phases)} ({policy.phases[standing.phase]})"
+
+
+__all__ = [
+    "LOOK_S",
+    "Action",
+    "Complete",
+    "Coverage",
+    "OpenPhase",
+    "Overtake",
+    "Pause",
+    "RollBack",
+    "Start",
+    "StopStratum",
+    "Verdict",
+    "begin",
+    "coverage",
+    "guard",
+]
