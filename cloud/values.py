@@ -12,6 +12,7 @@ from enum import StrEnum
 from functools import partial
 from typing import Any, Final, Self
 
+from cloud.groups_query import Saw
 from cloud.store.errors import InvalidError
 from protocol.errors import ProtocolError
 from protocol.identity import VersionRange, check_id, check_version
@@ -19,6 +20,9 @@ from protocol.manifest import Blob, Requirements
 from protocol.phases import Reason
 from protocol.schedule import Terms
 from protocol.values import MAX_TEXT, FirmwareRef, Urgency
+
+MAX_APPROVALS: Final = 10
+"""The most approvals that a product can ask for."""
 
 # Products, groups, firmware
 
@@ -49,11 +53,16 @@ class ChannelKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProductView:
-    """A kind of device. `floors` maps a component to the lowest firmware `seq` that may still be released."""
+    """A kind of device. `floors` maps a component to the lowest firmware `seq` that may still be released.
+
+    `base_only`: nothing but its base is updated. Its releases need `approvals` of others than who makes them.
+    """
 
     product: str
     hardware_models: tuple[str, ...]
     ota_enabled: bool
+    base_only: bool
+    approvals: int
     floors: Mapping[str, int]
     devices: int
     created_at_ms: int
@@ -61,13 +70,43 @@ class ProductView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupView:
-    """A group of a product's devices; `rank` 1 decides first, `everyone` ranks after all others."""
+    """A group of a product's devices; `rank` 1 decides first, `everyone` ranks after all others.
+
+    The devices of one with a `query` are those of which it is true.
+    """
 
     product: str
     group: str
     rank: int
     devices: int
     created_at_ms: int
+    query: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupTrial:
+    """What a query for a group finds now: ids of the product's devices, of which there are `devices`.
+
+    `follows_versions`: an update can make a device join or leave. `nobody_has` are components that it looks at, and
+    that no device and no firmware of the product has.
+    """
+
+    query: str
+    matches: tuple[str, ...]
+    devices: int
+    follows_versions: bool
+    nobody_has: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupMatch:
+    """Whether a device is in a group, and what each comparison of its query saw; `matches` is None without one."""
+
+    device_id: str
+    query: str | None
+    member: bool
+    matches: bool | None
+    saw: tuple[Saw, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

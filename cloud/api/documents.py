@@ -6,14 +6,16 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
 from cloud.fleet import DeviceView, OtaView
+from cloud.groups_query import MAX_QUERY
 from cloud.progress import DeviceProgress
-from cloud.values import GroupView, ReleaseMetrics, ReleaseView
+from cloud.values import MAX_APPROVALS, GroupMatch, GroupTrial, GroupView, ReleaseMetrics, ReleaseView
 from protocol.identity import MAX_INTEGER
 from protocol.manifest import MAX_HARDWARE_MODELS
 from protocol.values import MAX_GROUPS, Urgency
 
 MAX_IDS = 10_000
 Text = Annotated[str, Field(max_length=500)]
+QueryText = Annotated[str, Field(max_length=MAX_QUERY)]
 MAX_FIELDS = 1000
 """Of one object in a body."""
 # Fail-fast, for pydantic would collect an error for each wrong item: a gigabyte for a body that is let in.
@@ -52,23 +54,34 @@ class NewProduct(Document):
 
 
 class ProductChange(Document):
-    """Updates of the whole product, on or off."""
+    """What to change of how a whole product is updated; what is left out stays."""
 
-    ota_enabled: Annotated[bool, Field(strict=True)]
+    ota_enabled: Annotated[bool, Field(strict=True)] | None = None
+    base_only: Annotated[bool, Field(strict=True)] | None = None
+    approvals: Annotated[int, Field(strict=True, ge=0, le=MAX_APPROVALS)] | None = None
 
 
 class NewGroup(Document):
-    """A group; `rank` 1 decides first, left out: after the others."""
+    """A group; `rank` 1 decides first, left out: after the others. With a `query` its devices follow from facts."""
 
     product: str
     group: str
     rank: Annotated[int, Field(strict=True, ge=1, le=MAX_INTEGER)] | None = None
+    query: QueryText | None = None
 
 
 class GroupChange(Document):
-    """Another rank."""
+    """Another rank, another query; what is left out stays."""
 
-    rank: Annotated[int, Field(strict=True, ge=1, le=MAX_INTEGER)]
+    rank: Annotated[int, Field(strict=True, ge=1, le=MAX_INTEGER)] | None = None
+    query: QueryText | None = None
+
+
+class QueryTrial(Document):
+    """A query that a group may be made with, and a device to ask it of in particular."""
+
+    query: QueryText
+    device_id: str | None = None
 
 
 class MembersChange(Document):
@@ -83,6 +96,13 @@ class MembersChanged(BaseModel):
 
     added: int
     removed: int
+
+
+class TrialPage(BaseModel):
+    """What a query finds now, and what it saw of the device that was asked for."""
+
+    trial: GroupTrial
+    device: GroupMatch | None
 
 
 class GroupPage(BaseModel):

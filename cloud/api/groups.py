@@ -1,13 +1,21 @@
-"""Groups: ranked, static, `everyone` always last."""
+"""Groups: ranked, filled by hand or by a query, `everyone` always last."""
 
 from http import HTTPStatus
 
 from fastapi import APIRouter
 
 from cloud.api.backend import Actor, Server
-from cloud.api.documents import GroupChange, GroupPage, MembersChange, MembersChanged, NewGroup
-from cloud.api.naming import check_filter, find_group, find_product
-from cloud.values import GroupView
+from cloud.api.documents import (
+    GroupChange,
+    GroupPage,
+    MembersChange,
+    MembersChanged,
+    NewGroup,
+    QueryTrial,
+    TrialPage,
+)
+from cloud.api.naming import check_filter, find_device, find_group, find_product
+from cloud.values import GroupMatch, GroupView
 
 router = APIRouter(tags=["groups"])
 
@@ -23,7 +31,7 @@ def list_groups(server: Server, product: str | None = None) -> tuple[GroupView, 
 def create_group(server: Server, actor: Actor, body: NewGroup) -> GroupView:
     """Make a group."""
     find_product(server.store, body.product)
-    return server.store.catalog.create_group(body.product, body.group, rank=body.rank, by=actor)
+    return server.store.catalog.create_group(body.product, body.group, rank=body.rank, query=body.query, by=actor)
 
 
 @router.get("/groups/{product}/{group}")
@@ -35,9 +43,32 @@ def show_group(server: Server, product: str, group: str) -> GroupPage:
 
 @router.patch("/groups/{product}/{group}")
 def change_group(server: Server, actor: Actor, product: str, group: str, body: GroupChange) -> GroupView:
-    """Move a group to another rank."""
+    """Move a group to another rank, or choose its devices by another query."""
+    view = find_group(server.store, product, group)
+    if body.query is not None:
+        view = server.store.catalog.set_query(product, group, body.query, by=actor)
+    if body.rank is not None:
+        view = server.store.catalog.set_rank(product, group, body.rank, by=actor)
+    return view
+
+
+@router.post("/groups/{product}/trial")
+def try_query(server: Server, product: str, body: QueryTrial) -> TrialPage:
+    """Tell which devices a query is true of now; changes nothing."""
+    find_product(server.store, product)
+    device = None
+    if body.device_id is not None:
+        find_device(server.store, body.device_id)
+        device = server.store.catalog.explain_match(product, body.device_id, query=body.query)
+    return TrialPage(trial=server.store.catalog.try_query(product, body.query), device=device)
+
+
+@router.get("/groups/{product}/{group}/devices/{device_id}")
+def explain_match(server: Server, product: str, group: str, device_id: str) -> GroupMatch:
+    """Tell whether a device is in a group, and what its query saw of it."""
     find_group(server.store, product, group)
-    return server.store.catalog.set_rank(product, group, body.rank, by=actor)
+    find_device(server.store, device_id)
+    return server.store.catalog.explain_match(product, device_id, group=group)
 
 
 @router.delete("/groups/{product}/{group}", status_code=HTTPStatus.NO_CONTENT)

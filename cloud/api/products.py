@@ -35,9 +35,9 @@ def show_product(server: Server, product: str) -> ProductView:
 
 @router.patch("/products/{product}")
 def change_product(server: Server, actor: Actor, product: str, body: ProductChange) -> ProductView:
-    """Switch updates of a whole product on or off."""
+    """Change how a whole product is updated: at all, by its base alone, with how many approvals."""
     find_product(server.store, product)
-    return server.store.catalog.set_ota_enabled(product, body.ota_enabled, by=actor)
+    return server.store.catalog.set_policy(product, **body.model_dump(), by=actor)
 
 
 @router.post(

@@ -2,15 +2,21 @@
 
 import click
 
+from cloud.cli.client import Json
 from cloud.cli.context import Group, Operator, no_passphrase_option, pass_operator, passphrase_option
 from cloud.cli.packaging import follow_targets, open_keyring
 from cloud.cli.render import Column, moment, plural
+from cloud.values import MAX_APPROVALS
+from protocol.errors import UserError
+from protocol.selection import BASE
 
 COLUMNS = (
     Column("product", "product"),
     Column("hardware", "hardware_models"),
     Column("devices", "devices", justify="right"),
     Column("updates", lambda row: "on" if row["ota_enabled"] else "off"),
+    Column("distribution", lambda row: "base-only" if row["base_only"] else "hybrid"),
+    Column("approvals", "approvals", justify="right"),
     Column("floors", "floors"),
     Column("created", lambda row: moment(row["created_at_ms"])),
 )
@@ -56,6 +62,54 @@ def list_(operator: Operator) -> None:
 def show(operator: Operator, *, name: str | None) -> None:
     """Show one product."""
     operator.output.record(operator.api.get("products", operator.product(name)), COLUMNS)
+
+
+@product.command("set")
+@click.argument("name", required=False)
+@click.option("--ota", type=click.Choice(["on", "off"]), help="Off: no device of it moves until it is on again.")
+@click.option(
+    "--distribution",
+    type=click.Choice(["hybrid", "base-only"]),
+    help=f"base-only: nothing but the component {BASE} is updated. hybrid: every component.",
+)
+@click.option(
+    "--approvals", type=click.IntRange(0, MAX_APPROVALS), metavar="N", help="A release waits for this many others."
+)
+@click.option("--yes", is_flag=True, help="Do not ask before updates are switched off.")
+@pass_operator
+def set_(
+    operator: Operator,
+    *,
+    name: str | None,
+    ota: str | None,
+    distribution: str | None,
+    approvals: int | None,
+    yes: bool,
+) -> None:
+    """Change how a whole product is updated; its devices are told at once."""
+    chosen = operator.product(name)
+    said = {
+        "ota_enabled": None if ota is None else ota == "on",
+        "base_only": None if distribution is None else distribution == "base-only",
+        "approvals": approvals,
+    }
+    changes = {field: value for field, value in said.items() if value is not None}
+    if not changes:
+        raise UserError("nothing to change was said, and nothing was changed; see `fleetlift product set --help`")
+    known = operator.api.get("products", chosen)
+    if ota == "off" and known["ota_enabled"]:
+        operator.output.confirm(f"Switch updates of {chosen} off, for {plural(known['devices'], 'device')}?", yes=yes)
+    changed = operator.api.patch("products", chosen, body=changes)
+    operator.output.say(f"{chosen}: {_policy(changed)}.")
+    operator.output.record(changed, COLUMNS)
+
+
+def _policy(product: Json) -> str:
+    if not product["ota_enabled"]:
+        return "updates are off, nothing moves"
+    scope = f"updates are on, of {BASE} alone" if product["base_only"] else "updates are on, of every component"
+    needed = product["approvals"]
+    return scope + (f"; a release needs {plural(needed, 'approval')}" if needed else "")
 
 
 def _switch(operator: Operator, name: str | None, *, enabled: bool) -> None:

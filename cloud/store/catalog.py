@@ -1,48 +1,29 @@
-"""What there is to release and for whom: products, ranked groups and their members, firmware, floors."""
+"""What there is to release and for whom: products, firmware, floors; groups are in `grouping`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import delete, func
+from sqlalchemy import func
 from sqlmodel import Session, col, select
 
-from cloud.models import (
-    LAST_RANK,
-    DeviceRow,
-    FirmwareRow,
-    FloorRow,
-    GroupRow,
-    MembershipRow,
-    ProductRow,
-    ReleaseRow,
-)
+from cloud.models import LAST_RANK, DeviceRow, FirmwareRow, FloorRow, GroupRow, ProductRow
 from cloud.store.audit import audit
-from cloud.store.engine import Change, Database
+from cloud.store.engine import Change
 from cloud.store.errors import ConflictError, InvalidError
-from cloud.store.groups import add_member, group_view, insert_at, members_of, number, ranked, regrouped
-from cloud.store.lookup import (
-    checking,
-    device_row,
-    firmware_row,
-    firmware_view,
-    group_row,
-    product_row,
-)
+from cloud.store.grouping import Grouping
+from cloud.store.lookup import checking, firmware_row, firmware_view, product_row
 from cloud.store.otas import tell
 from cloud.store.situations import floors_of
-from cloud.values import FirmwareView, GroupView, ProductView
+from cloud.values import MAX_APPROVALS, FirmwareView, ProductView
 from protocol.codec import to_plain
 from protocol.identity import EVERYONE, check_digest, check_id
 from protocol.manifest import MAX_HARDWARE_MODELS, Manifest
 from protocol.values import MAX_COMPONENTS, check_number
 
 
-class Catalog:
+class Catalog(Grouping):
     """Products, groups and firmware."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     # Products
 
@@ -74,15 +55,31 @@ class Catalog:
         with self._database.reading() as session:
             return _product_view(session, product_row(session, product))
 
-    def set_ota_enabled(self, product: str, enabled: bool, *, by: str) -> ProductView:
-        """Switch updates of a whole product on or off."""
+    def set_policy(
+        self,
+        product: str,
+        *,
+        ota_enabled: bool | None = None,
+        base_only: bool | None = None,
+        approvals: int | None = None,
+        by: str,
+    ) -> ProductView:
+        """Change how a whole product is updated, None leaving a field as it is; its devices are told at once."""
+        said = {"ota_enabled": ota_enabled, "base_only": base_only, "approvals": approvals}
+        with checking():
+            check_number(approvals or 0, "approvals", 0, MAX_APPROVALS)
         with self._database.changing() as change:
             row = product_row(change.session, product)
-            if row.ota_enabled is not enabled:
-                before, row.ota_enabled = row.ota_enabled, enabled
+            after = {name: value for name, value in said.items() if value is not None and getattr(row, name) != value}
+            if after:
+                before = {name: getattr(row, name) for name in after}
+                for name, value in after.items():
+                    setattr(row, name, value)
                 change.session.add(row)
-                audit(change, by, "product.patched", f"product/{product}", before=before, after=enabled)
-                _tell_product(change, product)
+                change.session.flush()
+                audit(change, by, "product.patched", f"product/{product}", before=before, after=after)
+                if set(after) - {"approvals"}:
+                    _tell_product(change, product)
             return _product_view(change.session, row)
 
     def set_floors(self, product: str, floors: Mapping[str, int], *, by: str) -> ProductView:
@@ -105,114 +102,6 @@ class Catalog:
             if after != before:
                 audit(change, by, "floor.raised", f"product/{product}", before=before, after=after)
             return _product_view(change.session, row)
-
-    # Groups
-
-    def create_group(self, product: str, group: str, *, rank: int | None = None, by: str) -> GroupView:
-        """Make a group at `rank` (1 decides first; None: after all others but `everyone`), moving later ones back."""
-        with checking():
-            check_id(group, "group")
-        with self._database.changing() as change:
-            product_row(change.session, product)
-            if change.session.get(GroupRow, (product, group)):
-                raise ConflictError(f"product {product} has a group {group} already; nothing was changed")
-            order = ranked(change.session, product)
-            row = GroupRow(product=product, name=group, rank=0, created_at_ms=change.now_ms)
-            insert_at(change, order, row, len(order) + 1 if rank is None else rank)
-            audit(change, by, "group.created", f"group/{product}/{group}", after={"rank": row.rank})
-            return group_view(change.session, row)
-
-    def set_rank(self, product: str, group: str, rank: int, *, by: str) -> GroupView:
-        """Move a group to another rank."""
-        with self._database.changing() as change:
-            row = group_row(change.session, product, group)
-            if group == EVERYONE:
-                raise ConflictError(f"group {EVERYONE} always ranks last; nothing was changed")
-            order = [other for other in ranked(change.session, product) if other is not row]
-            before = row.rank
-            insert_at(change, order, row, rank)
-            if row.rank != before:
-                audit(change, by, "group.ranked", f"group/{product}/{group}", before=before, after=row.rank)
-                regrouped(change, product, members_of(change.session, product, group))
-            return group_view(change.session, row)
-
-    def groups(self, product: str | None = None) -> tuple[GroupView, ...]:
-        """Return the groups in rank order, `everyone` last, per product."""
-        query = select(GroupRow).order_by(col(GroupRow.product), col(GroupRow.rank))
-        if product is not None:
-            query = query.where(col(GroupRow.product) == product)
-        with self._database.reading() as session:
-            return tuple(group_view(session, row) for row in session.exec(query))
-
-    def group(self, product: str, group: str) -> GroupView:
-        """Return one group; NotFoundError."""
-        with self._database.reading() as session:
-            return group_view(session, group_row(session, product, group))
-
-    def members(self, product: str, group: str) -> tuple[str, ...]:
-        """Return the ids of a group's devices; NotFoundError."""
-        with self._database.reading() as session:
-            group_row(session, product, group)
-            return tuple(members_of(session, product, group))
-
-    def delete_group(self, product: str, group: str, *, by: str) -> None:
-        """Delete a group; ConflictError while it has enabled releases, and for `everyone`.
-
-        Its disabled releases stay on record, and a new group of that name goes on with their labels.
-        """
-        with self._database.changing() as change:
-            row = group_row(change.session, product, group)
-            if group == EVERYONE:
-                raise ConflictError(f"group {EVERYONE} cannot be deleted; nothing was changed")
-            enabled = select(func.count()).where(
-                col(ReleaseRow.product) == product,
-                col(ReleaseRow.group_name) == group,
-                col(ReleaseRow.enabled).is_(True),
-            )
-            if count := change.session.exec(enabled).one():
-                raise ConflictError(f"group {group} has {count} enabled releases; disable them first")
-            members = members_of(change.session, product, group)
-            change.session.execute(
-                delete(MembershipRow).where(
-                    col(MembershipRow.product) == product, col(MembershipRow.group_name) == group
-                )
-            )
-            change.session.delete(row)
-            change.session.flush()
-            number(change, ranked(change.session, product))
-            audit(change, by, "group.deleted", f"group/{product}/{group}", before={"devices": members})
-            regrouped(change, product, members)
-
-    def add_to_group(self, product: str, group: str, device_ids: Sequence[str], *, by: str) -> int:
-        """Put devices into a group and return how many are new; a device of another product refuses them all."""
-        with self._database.changing() as change:
-            group_row(change.session, product, group)
-            if group == EVERYONE:
-                raise ConflictError(f"every device is in group {EVERYONE} anyway; nothing was changed")
-            new = [each for each in dict.fromkeys(device_ids) if add_member(change, product, group, each)]
-            if new:
-                audit(change, by, "group.added", f"group/{product}/{group}", after={"devices": new})
-                regrouped(change, product, new)
-            return len(new)
-
-    def remove_from_group(self, product: str, group: str, device_ids: Sequence[str], *, by: str) -> int:
-        """Take devices out of a group and return how many were in it."""
-        with self._database.changing() as change:
-            group_row(change.session, product, group)
-            if group == EVERYONE:
-                raise ConflictError(f"no device can leave group {EVERYONE}; nothing was changed")
-            gone = []
-            for device_id in dict.fromkeys(device_ids):
-                device_row(change.session, device_id)
-                row = change.session.get(MembershipRow, (device_id, group))
-                if row is not None and row.product == product:
-                    change.session.delete(row)
-                    gone.append(device_id)
-            if gone:
-                change.session.flush()
-                audit(change, by, "group.removed", f"group/{product}/{group}", before={"devices": gone})
-                regrouped(change, product, gone)
-            return len(gone)
 
     # Firmware
 
@@ -325,6 +214,8 @@ def _product_view(session: Session, row: ProductRow) -> ProductView:
         product=row.id,
         hardware_models=tuple(row.hardware_models),
         ota_enabled=row.ota_enabled,
+        base_only=row.base_only,
+        approvals=row.approvals,
         floors=floors_of(session, row.id),
         devices=session.exec(select(func.count()).where(col(DeviceRow.product) == row.id)).one(),
         created_at_ms=row.created_at_ms,

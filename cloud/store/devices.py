@@ -13,6 +13,7 @@ from cloud.models import ChannelRow, ComponentRow, DeviceRow, FirmwareRow, OtaRo
 from cloud.planner import components_of
 from cloud.store.audit import audit
 from cloud.store.device_views import device_views, filtered, pin_view
+from cloud.store.dynamic_groups import follow_facts
 from cloud.store.engine import Change, Database
 from cloud.store.errors import ConflictError, NotFoundError
 from cloud.store.groups import add_to_groups
@@ -204,6 +205,7 @@ def register(change: Change, device_id: str, product: str, hardware_model: str, 
     change.session.flush()
     after = {"product": product, "hardware_model": hardware_model}
     audit(change, by, "device.registered", f"device/{device_id}", after=after)
+    follow_facts(change, row)
     return row
 
 

@@ -21,7 +21,12 @@ from protocol.values import MAX_GROUPS
 def add_to_groups(change: Change, product: str, device_id: str, groups: Sequence[str]) -> None:
     """Put one new device into its groups, within somebody else's transaction."""
     for group in dict.fromkeys(groups):
-        group_row(change.session, product, group)
+        row = group_row(change.session, product, group)
+        if row.query is not None:
+            raise ConflictError(
+                f"the devices of group {group} of {product} follow from what they are ({row.query}): none is put in by "
+                "hand; nothing was changed"
+            )
         if group != EVERYONE:
             add_member(change, product, group, device_id)
 
@@ -86,4 +91,5 @@ def group_view(session: Session, row: GroupRow) -> GroupView:
         rank=row.rank if row.name != EVERYONE else len(ranked(session, row.product)) + 1,
         devices=session.exec(devices).one(),
         created_at_ms=row.created_at_ms,
+        query=row.query,
     )

@@ -14,6 +14,7 @@ from cloud.models import AttemptRow, ComponentRow, DeviceRow, EntryRow, OtaRow, 
 from cloud.rollout_models import HealthRow
 from cloud.store.attempt_views import attempt_views
 from cloud.store.devices import next_desired, register
+from cloud.store.dynamic_groups import follow_facts
 from cloud.store.engine import Change, Database
 from cloud.store.evidence import apply_entry, is_behind, weigh
 from cloud.store.lookup import device_row
@@ -64,6 +65,7 @@ class Journal:
                 return False
             if _take_state(change, row, state):
                 weigh(change, row)
+                follow_facts(change, row)
                 close_overtaken(change, row.product, device_ids=[device_id])
             return True
 
@@ -160,7 +162,7 @@ def _take_hello(change: Change, row: DeviceRow, hello: Hello) -> None:
         _follow_journal(change.session, row, hello.journal.journal_id)
     row.journal_next = hello.journal.next_seq
     row.hardware_model, row.agent_version = hello.hardware_model, hello.agent_version
-    row.attributes, row.encodings = dict(hello.attributes), list(hello.encodings)
+    row.attributes, row.encodings = row.noted_attributes | dict(hello.attributes), list(hello.encodings)
     row.root_version, row.timezone = hello.root_version, hello.timezone
     row.online, row.last_seen_at_ms = True, change.now_ms
     change.session.add(row)
@@ -168,6 +170,7 @@ def _take_hello(change: Change, row: DeviceRow, hello: Hello) -> None:
     if _is_newer(row, hello.state):
         _take_state(change, row, hello.state)
     weigh(change, row, as_of_hello=True)
+    follow_facts(change, row)
 
 
 def _follow_journal(session: Session, row: DeviceRow, journal_id: str) -> None:

@@ -149,8 +149,8 @@ def test_a_switched_off_product_tells_its_connected_devices(store: Store) -> Non
     away.presence(online=False)
     told(store)
 
-    assert store.catalog.set_ota_enabled(PRODUCT, False, by=ANN).ota_enabled is False
-    store.catalog.set_ota_enabled(PRODUCT, False, by=ANN)
+    assert store.catalog.set_policy(PRODUCT, ota_enabled=False, by=ANN).ota_enabled is False
+    store.catalog.set_policy(PRODUCT, ota_enabled=False, by=ANN)
 
     assert told(store) == {(OutboxKind.DESIRED, "pi-1")}
     assert store.devices.desired_for(here.device_id).ota_enabled is False
