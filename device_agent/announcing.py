@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from device_agent.consent import Asking, Question
 from device_agent.events import Attempt, Snapshot
 from protocol.phases import Outcome, Phase
 from protocol.selection import Wanted
@@ -24,6 +25,7 @@ class Announcer:
         self._enabled = enabled
         self._steps: list[Mapping[str, Any]] = []
         self._pending: dict[str, tuple[str, bool, bool]] = {}
+        self._asked: frozenset[tuple[str, str]] = frozenset()
 
     def stepped(self, before: Snapshot, after: Snapshot) -> None:
         """Hear of a step of the machine."""
@@ -43,8 +45,8 @@ class Announcer:
             elif end.outcome is Outcome.ROLLED_BACK:
                 self._tell("update_rolled_back", end.attempt, reason=end.reason)
 
-    def pending(self, waiting: Sequence[Wanted]) -> None:
-        """Hear what is newer and waits, in a status that is the newest."""
+    def pending(self, waiting: Sequence[Wanted], questions: Sequence[Question] = ()) -> None:
+        """Hear what is newer and waits, and what is asked of people, in a status that is the newest."""
         steps, self._steps = self._steps, []
         for event in steps:
             self._publish(event)
@@ -56,6 +58,11 @@ class Announcer:
             if self._pending.get(component) != now[component]:
                 self._publish({"event": "firmware_update_pending", **describe(wanted)})
         self._pending = now
+        asked = {(item.source_id, item.digest): item for item in questions if item.state is Asking.ASKED}
+        for key, question in asked.items():
+            if key not in self._asked:
+                self._publish({"event": "attention_required", **question.described()})
+        self._asked = frozenset(asked)
 
     def enabled(self, enabled: bool) -> None:
         """Hear whether updates are enabled."""

@@ -7,6 +7,7 @@ and its broker's URL from there.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -15,10 +16,12 @@ from typing import Any, Final, TypeVar
 
 from device_agent.admission import InstallPolicy
 from device_agent.config_table import Table, read_table
+from device_agent.consent import LONGEST_DEFERRAL_S
 from device_agent.health import AliveCheck, Check, ExecCheck, HttpCheck
 from device_agent.identity.server import check_server
 from device_agent.identity.store import Identity, IdentityFilesError, IdentityStore
 from device_agent.link_settings import LinkSettings
+from device_agent.timezones import is_known, system_timezone
 from protocol.chunks import MAX_BLOB_BYTES
 from protocol.errors import UserError
 from protocol.identity import check_id
@@ -26,7 +29,9 @@ from protocol.topics import DEFAULT_ROOT, Topics
 from protocol.values import MAX_ATTRIBUTES, MAX_COMPONENTS
 
 TOP_KEYS: Final = ("device", "identity", "broker", "updates", "components")
-DEVICE_KEYS: Final = ("id", "product", "hardware_model", "state_dir", "root", "attributes", "control_socket")
+DEVICE_KEYS: Final = (
+    "id", "product", "hardware_model", "state_dir", "root", "attributes", "control_socket", "timezone",
+)  # fmt: skip
 HEALTH_KEYS: Final = ("kind", "url", "command", "interval_s", "timeout_s")
 T = TypeVar("T")
 
@@ -78,6 +83,8 @@ class UpdateSettings:
     """How long the start of the application waits for news of mandatory updates (a known one goes first anyway)."""
     hold_grace_s: float = 5.0
     """How long after its start an agent waits for holds to be taken again, if there were any before."""
+    longest_deferral_s: float = LONGEST_DEFERRAL_S
+    """How long somebody at the device may put one update off in all, from the first time on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +134,8 @@ class AgentSettings:
     """None: the device is known by its broker's user name, if by anything."""
     control_socket: Path
     """Where the agent listens for its applications; `control.sock` in the state directory unless it is said."""
+    timezone: str = ""
+    """By whose clock maintenance windows are meant (IANA database; empty: UTC); the system's unless it is said."""
 
 
 def _names_of(kind: type) -> tuple[str, ...]:
@@ -207,6 +216,7 @@ def _device(table: Table, enrolled: Identity | None) -> dict[str, Any]:
         if enrolled is not None and fields[name] != getattr(enrolled, name):
             raise table.error(key, f"{fields[name]}, but the device is enrolled as {getattr(enrolled, name)}")
     fields["control_socket"] = _control_socket(table)
+    fields["timezone"] = _timezone(table)
     attributes = fields["attributes"]
     if len(attributes) > MAX_ATTRIBUTES or any(len(key) > 64 or len(text) > 200 for key, text in attributes.items()):
         raise table.error("attributes", f"at most {MAX_ATTRIBUTES}, names of 64 and texts of 200 characters")
@@ -216,6 +226,13 @@ def _device(table: Table, enrolled: Identity | None) -> dict[str, Any]:
 def _control_socket(table: Table) -> Path:
     said: Path | None = table.file("control_socket", None)
     return said or Path(table.file("state_dir")) / "control.sock"
+
+
+def _timezone(table: Table) -> str:
+    said: str | None = table.text("timezone", None)
+    if said and not is_known(said):
+        raise table.error("timezone", f"{said!r:.80} is no zone of the IANA database as this device has it")
+    return system_timezone(os.environ) if said is None else said
 
 
 def _broker(table: Table, enrolled: Identity | None) -> BrokerSettings:
@@ -241,6 +258,7 @@ def _updates(table: Table) -> UpdateSettings:
         window_bytes=table.whole("window_bytes", 4 * 1024 * 1024, low=64 * 1024, high=32 * 1024 * 1024),
         startup_wait_s=table.seconds("startup_wait_s", 0.0, high=3600.0),
         hold_grace_s=table.seconds("hold_grace_s", 5.0, low=2.0, high=60.0),
+        longest_deferral_s=table.seconds("longest_deferral_s", LONGEST_DEFERRAL_S),
     )
 
 

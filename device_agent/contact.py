@@ -271,6 +271,7 @@ class Contact:
             root_version=self._root.root_version,
             encodings=ENCODINGS,
             attributes=self._settings.attributes,
+            timezone=self._settings.timezone,
         )
 
     def _send_state(self, state: DeviceState) -> bool:

@@ -1,16 +1,29 @@
 """What the device does about what it was told: selects, admits, takes, revises, calls off, and clears gates.
 
 The selection is `protocol.selection`, the admission `admission`; this file asks them and feeds the machine. A gradual
-release that a session start or a check found may be taken later, too, when what held it then is over.
+release that a session start or a check found may be taken later, too, when what held it then is over; and so may one
+whose moment has come: the begin of a release, or the place of this device in a ramp.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
-from device_agent.admission import BackOff, InstallPolicy, Trigger, Willingness, admit_step, admit_take
+from device_agent.admission import (
+    Answer,
+    BackOff,
+    InstallPolicy,
+    Occasion,
+    Trigger,
+    Willingness,
+    admit_step,
+    admit_take,
+    admit_terms,
+    gated,
+)
+from device_agent.consent import Asking, Question
 from device_agent.driver import Driver
 from device_agent.events import Attempt, Paused, Revised, Superseded, Taken, Waited, Waiting, Withdrawn
 from device_agent.loop import Loop
@@ -22,6 +35,19 @@ from protocol.up import JournalPosition, Pending
 from protocol.values import MAX_TEXT, FirmwareRef, Scope
 
 DECIDE_AGAIN_S: Final = 5.0
+LONGEST_PAUSE_S: Final = 300.0
+"""How long a time on the wall is waited for at once: a device's clock may be set, and nobody says when."""
+WAITS: Final[Mapping[Rule, Wait]] = {
+    Rule.FAILED_BEFORE: Wait.FAILED_BEFORE,
+    Rule.REQUIREMENT: Wait.REQUIREMENT,
+    Rule.BREAKS: Wait.BREAKS,
+    Rule.DATA_SCHEMA: Wait.DATA_SCHEMA,
+    Rule.DECLINED: Wait.DECLINED,
+    Rule.BASE_FIRST: Wait.BASE_FIRST,
+}
+"""What keeps the device from what it should run for now; what is retired, or for other hardware, does not wait."""
+_TIMED: Final = frozenset({Wait.BACKING_OFF, Wait.WINDOW, Wait.CONSENT})
+"""What ends by the time alone, and by nobody who would tell."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -47,6 +73,20 @@ class Memory(Protocol):
         """Return where the journal stands."""
 
 
+class Answers(Protocol):
+    """What people at the device say."""
+
+    @property
+    def declined(self) -> tuple[str, ...]:
+        """The releases that they declined."""
+
+    def answer(self, source_id: str, digest: str) -> Answer | None:
+        """Return what they said of a firmware of a release."""
+
+    def oblige(self, source_ids: Iterable[str]) -> None:
+        """Hear what they may not decline."""
+
+
 class Decider:
     """All its methods are for the loop's thread."""
 
@@ -63,6 +103,8 @@ class Decider:
         willingness: Callable[[], Willingness],
         starting: Callable[[str], bool],
         received_bytes: Callable[[FirmwareRef], int],
+        answers: Answers,
+        timezone: str,
         now: Callable[[], float],
     ) -> None:
         self._told = told
@@ -75,15 +117,20 @@ class Decider:
         self._willingness = willingness
         self._starting = starting
         self._received_bytes = received_bytes
+        self._answers = answers
+        self._timezone = timezone
         self._now = now
+        self._wanted: dict[str, tuple[str, str]] = {}
         self._eligible: dict[str, tuple[str, str]] = {}
         self._ready_attempt: str | None = None
         self._waiting: dict[str, tuple[Wanted, Waiting]] = {}
 
     def decide(self, trigger: Trigger) -> None:
         """Select for every component, and do what follows."""
+        self._answers.oblige(_obliging(self._told.channels))
         decisions = self._select()
         self._waiting = {}
+        self._wanted = {name: _key(found.wanted) for name, found in decisions.items() if found.wanted is not None}
         self._reconsider(decisions)
         for component, decision in decisions.items():
             if decision.wanted is None:
@@ -93,14 +140,23 @@ class Decider:
             waiting = self._take(decision, trigger)
             if waiting is not None:
                 self._waiting[component] = (decision.wanted, waiting)
-        self._set_timer()
+        self._set_timers(decisions)
+        self.clear_gate()
+
+    def explained(self) -> tuple[tuple[Decision, Waiting | None], ...]:
+        """Return what is to be done about each component, and why, and for what it waits now."""
+        waiting = {name: found for name, (_, found) in self._all_waiting().items()}
+        return tuple((decision, waiting.get(name)) for name, decision in self._select().items())
 
     def forecast_mandatory(self, component: str) -> bool:
         """Tell whether what is known asks for a mandatory update that may be taken."""
         decision = self._select().get(component)
         if decision is None or decision.wanted is None or decision.verdict is not Verdict.TAKE:
             return False
-        return decision.wanted.mandatory and self._admit(decision.wanted, Trigger.SESSION_START) is None
+        wanted = decision.wanted
+        if not wanted.mandatory or self._admit(wanted, Trigger.SESSION_START) is not None:
+            return False
+        return wanted.forced or admit_terms(Scope.INSTALL, wanted.terms, self._occasion(_key(wanted))) is None
 
     def ready(self) -> None:
         """Hear that the application is ready for what was downloaded."""
@@ -125,7 +181,10 @@ class Decider:
             policy=self._policy,
             starting=self._starting(component) or self._ready_attempt == attempt.attempt_id,
             willingness=self._willingness(),
+            terms=attempt.terms,
+            occasion=self._occasion((attempt.source_id, attempt.firmware.digest), attempt.attempt_id),
         )
+        self._wake("gate_opens", self.clear_gate, waiting)
         if scope is None:
             if waiting is not None:
                 self._driver.feed(Paused(waiting))
@@ -137,19 +196,45 @@ class Decider:
 
     def pending(self) -> tuple[tuple[Wanted, Pending], ...]:
         """Return what is newer and waits, and why; an update at a gate too."""
-        found = {wanted.firmware.component: (wanted, waiting) for wanted, waiting in self._waiting.values()}
+        return tuple((wanted, _pending(wanted, waiting)) for wanted, waiting in self._all_waiting().values())
+
+    def questions(self) -> tuple[Question, ...]:
+        """Return what waits for somebody at the device, or was declined."""
+        return tuple(
+            Question(
+                source_id=wanted.source_id,
+                digest=wanted.firmware.digest,
+                component=component,
+                version=wanted.firmware.version,
+                mandatory=wanted.mandatory,
+                optional=wanted.terms.optional,
+                state=self._state_of(wanted, waiting),
+                until_ms=waiting.until_ms,
+            )
+            for component, (wanted, waiting) in self._all_waiting().items()
+            if waiting.why in (Wait.CONSENT, Wait.DECLINED)
+        )
+
+    def _state_of(self, wanted: Wanted, waiting: Waiting) -> Asking:
+        if waiting.why is Wait.DECLINED:
+            return Asking.DECLINED
+        answer = self._answers.answer(*_key(wanted))
+        return Asking.DEFERRED if answer is not None and answer.defers(self._now_ms()) else Asking.ASKED
+
+    def _all_waiting(self) -> dict[str, tuple[Wanted, Waiting]]:
+        found = dict(self._waiting)
         snapshot = self._driver.snapshot
         if snapshot.attempt is not None:
             found.pop(snapshot.attempt.firmware.component, None)
             if snapshot.waiting is not None:
                 found[snapshot.attempt.firmware.component] = (_wanted(snapshot.attempt), snapshot.waiting)
-        return tuple((wanted, _pending(wanted, waiting)) for wanted, waiting in found.values())
+        return found
 
     def _select(self) -> Mapping[str, Decision]:
         assignment = self._told.assignment
         if assignment is None:
             return {}
-        facts, channels, now_ms = self._facts(), self._told.channels, round(self._now() * 1000)
+        facts, channels, now_ms = self._facts(), self._told.channels, self._now_ms()
         return {name: select(facts, assignment, channels, name, now_ms=now_ms) for name in self._components}
 
     def _reconsider(self, decisions: Mapping[str, Decision]) -> None:
@@ -163,9 +248,10 @@ class Decider:
             self._driver.feed(Withdrawn())
         elif _key(wanted) != (attempt.source_id, attempt.firmware.digest):
             self._driver.feed(Superseded())
-        elif (wanted.urgency, wanted.mandatory, wanted.forced) != (attempt.urgency, attempt.mandatory, attempt.forced):
-            self._driver.feed(Revised(wanted.urgency, wanted.mandatory, wanted.forced))
-            self.clear_gate()
+        else:
+            revised = Revised(wanted.urgency, wanted.mandatory, wanted.forced, gated(wanted.terms))
+            if revised != Revised(attempt.urgency, attempt.mandatory, attempt.forced, attempt.terms):
+                self._driver.feed(revised)
 
     def _take(self, decision: Decision, trigger: Trigger) -> Waiting | None:
         """Take what is wanted, or return why it waits; None also if there is nothing to take."""
@@ -173,7 +259,8 @@ class Decider:
         if wanted is None or decision.verdict is Verdict.RUNS:
             return None
         if decision.verdict is not Verdict.TAKE:
-            return Waiting(Wait.FAILED_BEFORE) if decision.blocked_by is Rule.FAILED_BEFORE else None
+            why = WAITS.get(decision.blocked_by) if decision.blocked_by else None
+            return Waiting(why, detail=decision.trace[-1].saw) if why else None
         under_way = self._driver.snapshot.attempt
         if under_way is not None:
             return None if under_way.firmware.component == decision.component else Waiting(Wait.BUSY)
@@ -193,7 +280,20 @@ class Decider:
             trigger=trigger,
             willingness=self._willingness(),
             back_off=self._memory.back_off(wanted.firmware.digest),
-            now_ms=round(self._now() * 1000),
+            now_ms=self._now_ms(),
+        )
+
+    def _occasion(self, key: tuple[str, str], attempt_id: str = "") -> Occasion:
+        """Return the time, and what people and the cloud say of a firmware of a release.
+
+        Who does not know whether it takes turns waits to be told; a turn that was another attempt's is none.
+        """
+        assignment = self._told.assignment
+        return Occasion(
+            now_ms=self._now_ms(),
+            timezone=self._timezone,
+            answer=self._answers.answer(*key),
+            is_turn=assignment is not None and (not assignment.takes_turns or assignment.turn == attempt_id),
         )
 
     def _attempt(self, wanted: Wanted) -> Attempt:
@@ -211,18 +311,42 @@ class Decider:
             forced=wanted.forced,
             from_version=running.version if running else None,
             from_digest=running.digest if running else None,
+            terms=gated(wanted.terms),
         )
 
-    def _set_timer(self) -> None:
-        """Decide again when a back-off is over; what else is waited for tells of itself."""
+    def _set_timers(self, decisions: Mapping[str, Decision]) -> None:
+        """Decide again when a back-off is over, or time alone says something else; all else tells of itself."""
+        self._wake("back_off", lambda: self.decide(Trigger.NOTICE), *(found for _, found in self._waiting.values()))
+        self._wake_at("moment", self._moment_came, (found.again_at_ms for found in decisions.values()))
+
+    def _moment_came(self) -> None:
+        """Decide again; what is wanted by the time that has passed alone is taken at once."""
+        for component, decision in self._select().items():
+            if decision.wanted is not None and _key(decision.wanted) != self._wanted.get(component):
+                self._eligible[component] = _key(decision.wanted)
+        self.decide(Trigger.NOTICE)
+
+    def _wake(self, name: str, call: Callable[[], None], *waiting: Waiting | None) -> None:
+        self._wake_at(name, call, (found.until_ms for found in waiting if found is not None and found.why in _TIMED))
+
+    def _wake_at(self, name: str, call: Callable[[], None], times_ms: Iterable[int | None]) -> None:
         now = self._now()
-        pauses = [
-            waiting.until_ms / 1000 - now
-            for _, waiting in self._waiting.values()
-            if waiting.why is Wait.BACKING_OFF and waiting.until_ms is not None
-        ]
-        due = self._loop.monotonic() + max(0.1, min(pauses)) if pauses else None
-        self._loop.at("back_off", due, lambda: self.decide(Trigger.NOTICE))
+        pauses = [time_ms / 1000 - now for time_ms in times_ms if time_ms is not None]
+        pause_s = min(max(0.1, min(pauses)), LONGEST_PAUSE_S) if pauses else None
+        self._loop.at(name, None if pause_s is None else self._loop.monotonic() + pause_s, call)
+
+    def _now_ms(self) -> int:
+        return round(self._now() * 1000)
+
+
+def _obliging(channels: Channels) -> tuple[str, ...]:
+    """Return the releases that nobody may decline."""
+    return tuple(
+        release.release_id
+        for releases in channels.values()
+        for release in releases
+        if release.mandatory or release.forced or not release.terms.optional
+    )
 
 
 def _key(wanted: Wanted) -> tuple[str, str]:
@@ -238,6 +362,7 @@ def _wanted(attempt: Attempt) -> Wanted:
         urgency=attempt.urgency,
         mandatory=attempt.mandatory,
         forced=attempt.forced,
+        terms=attempt.terms,
     )
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from protocol.phases import RETRIED_LATER, Outcome, Phase, Reason, Wait
+from protocol.schedule import Terms
 from protocol.values import FirmwareRef, Scope, Urgency, Via
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One firmware that the device takes, and who wanted it."""
+    """One firmware that the device takes, who wanted it, and what of the terms its gates heed (`admission.gated`)."""
 
     attempt_id: str
     source_id: str
@@ -23,6 +24,7 @@ class Attempt:
     forced: bool = False
     from_version: str | None = None
     from_digest: str | None = None
+    terms: Terms = field(default_factory=Terms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,7 @@ class Revised(Event):
     urgency: Urgency
     mandatory: bool
     forced: bool
+    terms: Terms = field(default_factory=Terms)
 
 
 @dataclass(frozen=True, slots=True)

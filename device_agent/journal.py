@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
-from device_agent.admission import BackOff
+from device_agent.admission import Answer, BackOff
 from device_agent.events import Snapshot
 from device_agent.journal_chunks import ChunkStore
 from device_agent.journal_database import Database, JournalError, ProcessLock
@@ -63,6 +63,13 @@ class Disabling:
     until_ms: int | None = None
     duration_ms: int = 0
     why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What somebody at the device said of releases, oldest first."""
+
+    answers: tuple[Answer, ...] = ()
 
 
 class Journal:
@@ -301,6 +308,15 @@ class Journal:
     def set_disabling(self, disabling: Disabling | None) -> None:
         """Store that updates are disabled, or that they are not."""
         self._set_fact("disabled", encode(disabling).decode() if disabling else "")
+
+    def answers(self) -> tuple[Answer, ...]:
+        """Return what somebody at the device said of releases, oldest first."""
+        stored = self._fact("answers")
+        return ((_understood(stored, Answers) if stored else None) or Answers()).answers
+
+    def keep_answers(self, answers: tuple[Answer, ...]) -> None:
+        """Store what somebody at the device said of releases."""
+        self._set_fact("answers", encode(Answers(answers)).decode())
 
     def holders_boot(self) -> str:
         """Return the boot of the device in which somebody last held updates, or the empty text."""

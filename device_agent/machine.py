@@ -261,8 +261,8 @@ def _noted(snapshot: Snapshot, event: Event) -> Snapshot:
     match event:
         case Taken(attempt, received_bytes):
             noted = replace(snapshot, attempt=attempt, received_bytes=received_bytes, concluded=None)
-        case Revised(urgency, mandatory, forced) if snapshot.attempt is not None:
-            attempt = replace(snapshot.attempt, urgency=urgency, mandatory=mandatory, forced=forced)
+        case Revised(urgency, mandatory, forced, terms) if snapshot.attempt is not None:
+            attempt = replace(snapshot.attempt, urgency=urgency, mandatory=mandatory, forced=forced, terms=terms)
             noted = replace(snapshot, attempt=attempt)
         case Waited(waiting) | Paused(waiting):
             noted = replace(snapshot, waiting=waiting)

@@ -20,6 +20,7 @@ from device_agent.asks import MetadataFiles
 from device_agent.availability import Gatekeeper
 from device_agent.components import Component
 from device_agent.config import AgentSettings
+from device_agent.consent import Consents
 from device_agent.contact import AGENT_VERSION, BundleTaker, Contact, Link
 from device_agent.deciding import Decider
 from device_agent.desk import Desk
@@ -56,6 +57,7 @@ class Runner:
         link: Link,
         gatekeeper: Gatekeeper,
         desk: Desk,
+        consents: Consents,
         control: Control,
         trust: BundleTaker,
         files: MetadataFiles,
@@ -71,6 +73,7 @@ class Runner:
         self._link = link
         self._gatekeeper = gatekeeper
         self._desk = desk
+        self._consents = consents
         self._control = control
         self._trust = trust
         self._files = files
@@ -127,6 +130,8 @@ class Runner:
             willingness=self._gatekeeper.willingness,
             starting=lambda name: name in self._starting.names,
             received_bytes=self._fetching.received_bytes,
+            answers=self._consents,
+            timezone=self._settings.timezone,
             now=now,
         )
 
@@ -135,6 +140,7 @@ class Runner:
         loop = self._loop
         loop.settle, loop.failed = self._settle, self._failed
         self._gatekeeper.changed = lambda: loop.post(_nothing)  # and the loop settles
+        self._consents.changed = lambda: loop.post(lambda: self._decider.decide(Trigger.NOTICE))
         self._desk.on_check = lambda: self.contact.check(Trigger.CHECK)
         self._desk.on_confirm = self._trial.confirmed
         self._desk.on_ready = self._decider.ready
@@ -280,6 +286,7 @@ class Runner:
             components={**self._starting.recorded, **self._running},
             failed=self._journal.failed(),
             floors=self._journal.floors(),
+            declined=frozenset(self._consents.declined),
         )
 
     # After each input.
@@ -334,13 +341,15 @@ class Runner:
             progress=self._fetching.progress,
             failed=self._journal.reported_failed(),
             refused=self._journal.refused(),
+            questions=self._decider.questions(),
+            declined=self._consents.declined,
         )
         before, self._standing = self._standing, standing
         if standing != before:
             if standing.progress != (before.progress if before else None):
                 self._starting.progressed(self._loop.monotonic())
-            self._desk.standing = standing.status()
-            self._announcer.pending([wanted for wanted, _ in standing.pending])
+            self._desk.standing, self._consents.questions = standing.status(), standing.questions
+            self._announcer.pending([wanted for wanted, _ in standing.pending], standing.questions)
         return standing
 
     def _failed(self, error: Exception) -> None:

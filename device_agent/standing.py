@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from device_agent.announcing import describe
+from device_agent.consent import Question
 from device_agent.events import Snapshot
 from protocol.codec import to_plain
+from protocol.phases import Wait
 from protocol.selection import Wanted
 from protocol.up import Availability, DeviceState, Pending, Progress
 from protocol.values import ComponentState
@@ -30,6 +32,9 @@ class Standing:
     progress: tuple[int, int] | None
     failed: tuple[str, ...]
     refused: Mapping[str, int]
+    questions: tuple[Question, ...] = ()
+    """What waits for somebody at the device, or was declined."""
+    declined: tuple[str, ...] = ()
 
     def state(self, session: int, seq: int) -> DeviceState:
         """Return it as the cloud is told."""
@@ -51,7 +56,12 @@ class Standing:
             progress=progress,
             failed=self.failed,
             refused=self.refused,
+            declined=self.declined,
+            waits_for_turn=attempt.attempt_id if attempt is not None and self._waits(Wait.TURN) else "",
         )
+
+    def _waits(self, why: Wait) -> bool:
+        return self.snapshot.waiting is not None and self.snapshot.waiting.why is why
 
     def status(self) -> dict[str, Any]:
         """Return it as the control socket tells: JSON values."""
@@ -63,6 +73,7 @@ class Standing:
             "disabled_until_ms": self.availability.disabled_until_ms,
             "updates_forced": bool(attempt and attempt.forced) or any(wanted.forced for wanted, _ in self.pending),
             "pending": {**describe(first[0]), "why": first[1].why.value, "detail": first[1].detail} if first else None,
+            "attention": self.questions[0].described() if self.questions else None,
             "phase": self.snapshot.phase.value,
             "update": None
             if attempt is None
@@ -85,6 +96,7 @@ class Standing:
             },
             "components": {state.component: to_plain(state) for state in self.components},
             "failed": list(self.failed),
+            "declined": list(self.declined),
             "refused": dict(self.refused),
         }
 

@@ -4,8 +4,8 @@ An application starts at once, unless (in this order, each for its own component
 
 1. the update under way starts or ends it itself (the trial, and the way back);
 2. what is verified is installed right now, because nothing runs yet (and holders get their grace for it);
-3. a mandatory update is being fetched, or is known and not yet taken, or news are waited for at the start: as long
-   as it gets on, or until the time is up.
+3. a mandatory update that may be installed now is being fetched, or is known and not yet taken, or news are waited
+   for at the start: as long as it gets on, or until the time is up.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Starting:
             if snapshot.phase is Phase.INSTALLING:
                 return snapshot.waiting is None or in_grace
             if snapshot.phase in (Phase.DOWNLOADING, Phase.VERIFYING) and attempt.mandatory:
-                return snapshot.waiting is None and now < self._mandatory_deadline()
+                return mandatory_known and snapshot.waiting is None and now < self._mandatory_deadline()
             return False
         if self.decided:
             return False

@@ -12,6 +12,7 @@ from device_agent.availability import Gatekeeper
 from device_agent.clock import DeviceClock
 from device_agent.components import Component
 from device_agent.config import AgentSettings, ComponentSettings
+from device_agent.consent import Consents
 from device_agent.control import ControlServer
 from device_agent.desk import Desk
 from device_agent.download_ports import DownloadSettings
@@ -43,11 +44,11 @@ def wire(settings: AgentSettings) -> Runner:
     """Return an agent, ready to run; raises UserError, and other FleetliftErrors for what it finds on the disk."""
     state_dir = settings.state_dir
     root = _prepare(settings)
-    journal = Journal(state_dir / "journal.db", time.time)
     loop = Loop(time.monotonic)
     topics = Topics(settings.broker.topic_root)
     store = None if settings.identity is None else IdentityStore(settings.identity.directory)
     clock = device_clock(store, lambda: refreshed_at_s(state_dir / "metadata"))
+    journal = Journal(state_dir / "journal.db", clock.now)
     access = None if store is None else IdentityAccess(store, clock)
     link = Link(
         LinkSettings(
@@ -74,6 +75,7 @@ def wire(settings: AgentSettings) -> Runner:
         now=time.time,
         monotonic=loop.monotonic,
     )
+    consents = Consents(journal, longest_s=settings.updates.longest_deferral_s, now=clock.now)
     desk = Desk(loop, gatekeeper)
     files = MetadataFiles(link, topics, settings.device_id)
     worker, prober = WorkerThread("worker"), WorkerThread("prober")
@@ -113,6 +115,7 @@ def wire(settings: AgentSettings) -> Runner:
         link=link,
         gatekeeper=gatekeeper,
         desk=desk,
+        consents=consents,
         control=ControlServer(settings.control_socket, desk),
         trust=trust,
         files=files,
@@ -121,7 +124,7 @@ def wire(settings: AgentSettings) -> Runner:
         loop=loop,
         worker=worker,
         prober=prober,
-        now=time.time,
+        now=clock.now,
     )
     return runner
 

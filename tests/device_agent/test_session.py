@@ -241,11 +241,15 @@ def test_an_installation_that_waits_is_not_waited_for() -> None:
 
 def test_a_mandatory_download_is_waited_for_while_it_gets_on() -> None:
     of, downloading = starting(), at(Phase.DOWNLOADING, mandatory=True)
-    assert waits(of, downloading, now=100 + MANDATORY_WAIT_S - 1)
-    assert not waits(of, downloading, now=100 + MANDATORY_WAIT_S)
+    assert waits(of, downloading, known=True, now=100 + MANDATORY_WAIT_S - 1)
+    assert not waits(of, downloading, known=True, now=100 + MANDATORY_WAIT_S)
     of.progressed(110.0)
-    assert waits(of, downloading, now=110 + MANDATORY_WAIT_S - 1)
-    assert not waits(of, downloading, now=110 + MANDATORY_WAIT_S)
+    assert waits(of, downloading, known=True, now=110 + MANDATORY_WAIT_S - 1)
+    assert not waits(of, downloading, known=True, now=110 + MANDATORY_WAIT_S)
+
+
+def test_a_mandatory_download_that_may_not_be_installed_yet_is_not_waited_for() -> None:
+    assert not waits(starting(), at(Phase.DOWNLOADING, mandatory=True), known=False)
 
 
 def test_a_known_mandatory_update_is_waited_for_until_a_decision() -> None:

@@ -30,6 +30,8 @@ class Cloud:
     otas: list[Ota] = field(default_factory=list)
     floors: dict[str, int] = field(default_factory=dict)
     ota_enabled: bool = True
+    takes_turns: bool = False
+    turn: str = ""
     seq: int = 1
     desired_seq: int = 1
     entries: list[Entry] = field(default_factory=list)
@@ -86,9 +88,16 @@ class Cloud:
             groups=("everyone",),
             otas=tuple(self.otas),
             ota_enabled=self.ota_enabled,
+            takes_turns=self.takes_turns,
+            turn=self.turn,
             notices={"everyone/app": self.seq},
         )
         return seal(desired, DESIRED_TYPE, sign)
+
+    def give_turn(self, attempt_id: str) -> None:
+        """Say whose turn it is, from the next Desired on."""
+        self.turn = attempt_id
+        self.desired_seq += 1
 
     def attempts(self) -> dict[str, list[AttemptEntry]]:
         """Return what each attempt told, oldest first."""

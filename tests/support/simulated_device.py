@@ -15,6 +15,7 @@ from device_agent.asks import MetadataFiles
 from device_agent.availability import Gatekeeper
 from device_agent.components import Component
 from device_agent.config import AgentSettings, BrokerSettings, ComponentSettings, HealthSettings, UpdateSettings
+from device_agent.consent import Consents
 from device_agent.desk import Desk
 from device_agent.events import Snapshot
 from device_agent.health import AliveCheck
@@ -45,6 +46,7 @@ class Device:
         online: bool = True,
         component: ComponentSettings | None = None,
         updates: UpdateSettings | None = None,
+        timezone: str = "",
     ) -> None:
         self.world = world
         self.cloud = cloud
@@ -70,6 +72,7 @@ class Device:
                 )
             },
             control_socket=world.directory / "control.sock",
+            timezone=timezone,
         )
         self.journal = Journal(world.directory / "journal.db", self.now)
         self._watch_journal()
@@ -86,6 +89,7 @@ class Device:
             now=self.now,
             monotonic=self.now,
         )
+        self.consents = Consents(self.journal, longest_s=self.settings.updates.longest_deferral_s, now=self.now)
         self.desk = Desk(self.loop, self.gatekeeper)
         self.slots = SimulatedSlots(world)
         self.runner = Runner(
@@ -94,6 +98,7 @@ class Device:
             link=self.link,
             gatekeeper=self.gatekeeper,
             desk=self.desk,
+            consents=self.consents,
             control=self.control,
             trust=SimulatedTrust(),
             files=MetadataFiles(self.link, TOPICS, DEVICE),
