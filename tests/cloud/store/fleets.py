@@ -107,6 +107,7 @@ class Device:
     attempts: int = 0
     product: str = PRODUCT
     model: str = MODEL
+    attributes: dict[str, str] = field(default_factory=lambda: {"site": "hall"})
 
     def state(self, **changes: object) -> DeviceState:
         self.seq += 1
@@ -127,7 +128,7 @@ class Device:
             agent_version="0.1.0",
             journal=JournalPosition(journal_id=self.journal_id, next_seq=self.next_seq),
             state=self.state(**changes),
-            attributes={"site": "hall"},
+            attributes=self.attributes,
         )
 
     def tell(self, **changes: object) -> bool:
