@@ -24,7 +24,10 @@ from typing import Any, Final, Protocol
 from device_agent.control_requests import (
     Check,
     Confirm,
+    Consent,
     ControlError,
+    Decline,
+    Defer,
     Disable,
     Enable,
     Ready,
@@ -34,6 +37,7 @@ from device_agent.control_requests import (
     Request,
     Subscribe,
     TakeHold,
+    Why,
     decode_id,
     decode_line,
     decode_request,
@@ -86,6 +90,18 @@ class ControlHandler(Protocol):
 
     def ready(self) -> None:
         """Install what is downloaded now, as the application is ready for it; without such, nothing."""
+
+    def consent(self, component: str | None) -> None:
+        """Let what asks for attention be installed; durable before it returns. Without such, nothing."""
+
+    def defer(self, seconds: int, component: str | None) -> float:
+        """Put it off; durable before it returns when it is asked for again (seconds of `now`)."""
+
+    def decline(self, component: str | None) -> None:
+        """Do not install it; durable before it returns."""
+
+    def why(self, component: str | None) -> list[dict[str, Any]]:
+        """Return the decision about a component, or about each, as JSON values (docs/control-socket.md)."""
 
     def holds_changed(self, holds: tuple[Hold, ...]) -> None:
         """Hear of every change of the holds in force."""
@@ -191,6 +207,12 @@ class ControlServer:
                 return {"status": self._status()}
             case ReportStatus():
                 return {"status": self._status()}
+            case _:
+                return self._hand_on(request)
+        return {}
+
+    def _hand_on(self, request: Request) -> dict[str, Any]:
+        match request:
             case Disable():
                 until = None if request.until_s is None else self._now() + request.until_s
                 self._handler.disable(until, request.why)
@@ -202,6 +224,14 @@ class ControlServer:
                 self._handler.confirm()
             case Ready():
                 self._handler.ready()
+            case Consent():
+                self._handler.consent(request.component)
+            case Defer():
+                return {"until": self._handler.defer(request.seconds, request.component)}
+            case Decline():
+                self._handler.decline(request.component)
+            case Why():
+                return {"decisions": self._handler.why(request.component)}
         return {}
 
     def _status(self) -> dict[str, Any]:

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from protocol.codec import decode_json, structure
-from protocol.errors import FleetliftError, MessageError
+from protocol.errors import FleetliftError, IdentityError, MessageError
+from protocol.identity import check_id
 
 MAX_LINE_BYTES: Final = 8 * 1024
 MAX_TEXT_LENGTH: Final = 200
 MAX_TTL_S: Final = 86_400
 DEFAULT_TTL_S: Final = 3_600
 MAX_DISABLED_S: Final = 10 * 366 * 86_400
+MAX_DEFERRED_S: Final = 366 * 86_400
 SCOPES: Final = frozenset({"download", "install", "restart"})
 """What a hold can make wait: fetching an image, writing it to its slot, starting it in place of the one that runs."""
 DEFAULT_SCOPE: Final = frozenset({"install", "restart"})
@@ -106,8 +108,52 @@ class Ready:
     """The application is ready: install what is downloaded, now."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consent:
+    """Somebody at the device agrees to what asks for attention; `component` where it is not the only one."""
+
+    component: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_component(self.component)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Defer:
+    """Somebody at the device puts it off."""
+
+    seconds: int
+    component: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.seconds <= MAX_DEFERRED_S:
+            raise MessageError(f"seconds is 1 to {MAX_DEFERRED_S}")
+        _check_component(self.component)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decline:
+    """Somebody at the device does not want it."""
+
+    component: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_component(self.component)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Why:
+    """Tell what is to be done about a component, or all of them, and every rule that says so."""
+
+    component: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_component(self.component)
+
+
 Request = (
     ReportStatus | Subscribe | Disable | Enable | TakeHold | RenewHold | ReleaseHold | Check | Confirm | Ready
+    | Consent | Defer | Decline | Why
 )  # fmt: skip
 
 OPERATIONS: Final[Mapping[str, type[Request]]] = {
@@ -121,6 +167,10 @@ OPERATIONS: Final[Mapping[str, type[Request]]] = {
     "check": Check,
     "confirm": Confirm,
     "ready": Ready,
+    "consent": Consent,
+    "defer": Defer,
+    "decline": Decline,
+    "why": Why,
 }
 
 
@@ -164,6 +214,14 @@ def _check_text(name: str, text: str) -> None:
     # Printable, for it ends on terminals.
     if len(text) > MAX_TEXT_LENGTH or not text.isprintable():
         raise MessageError(f"{name} has at most {MAX_TEXT_LENGTH} characters, all printable")
+
+
+def _check_component(name: str | None) -> None:
+    if name is not None:
+        try:
+            check_id(name, "component")
+        except IdentityError as error:
+            raise MessageError(str(error)) from error
 
 
 def _check_ttl(ttl_s: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from device_agent.admission import (
@@ -23,29 +24,21 @@ from device_agent.admission import (
     admit_terms,
     gated,
 )
-from device_agent.consent import Asking, Question
+from device_agent.consent import Question
 from device_agent.driver import Driver
 from device_agent.events import Attempt, Paused, Revised, Superseded, Taken, Waited, Waiting, Withdrawn
 from device_agent.loop import Loop
 from device_agent.machine import CLEARANCES
+from device_agent.pending import blocked, key_of, obliging, pending, question, wanted_by
 from protocol.facts import DeviceFacts
 from protocol.phases import Wait
-from protocol.selection import Assignment, Channels, Decision, Rule, Verdict, Wanted, select
+from protocol.selection import Assignment, Channels, Decision, Verdict, Wanted, select
 from protocol.up import JournalPosition, Pending
-from protocol.values import MAX_TEXT, FirmwareRef, Scope
+from protocol.values import FirmwareRef, Scope
 
 DECIDE_AGAIN_S: Final = 5.0
 LONGEST_PAUSE_S: Final = 300.0
 """How long a time on the wall is waited for at once: a device's clock may be set, and nobody says when."""
-WAITS: Final[Mapping[Rule, Wait]] = {
-    Rule.FAILED_BEFORE: Wait.FAILED_BEFORE,
-    Rule.REQUIREMENT: Wait.REQUIREMENT,
-    Rule.BREAKS: Wait.BREAKS,
-    Rule.DATA_SCHEMA: Wait.DATA_SCHEMA,
-    Rule.DECLINED: Wait.DECLINED,
-    Rule.BASE_FIRST: Wait.BASE_FIRST,
-}
-"""What keeps the device from what it should run for now; what is retired, or for other hardware, does not wait."""
 _TIMED: Final = frozenset({Wait.BACKING_OFF, Wait.WINDOW, Wait.CONSENT})
 """What ends by the time alone, and by nobody who would tell."""
 _LOG = logging.getLogger(__name__)
@@ -87,8 +80,20 @@ class Answers(Protocol):
         """Hear what they may not decline."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Grounds:
+    """What the last decision was made on."""
+
+    facts: DeviceFacts
+    assignment: Assignment
+    channels: Channels
+
+    def select(self, component: str, now_ms: int) -> Decision:
+        return select(self.facts, self.assignment, self.channels, component, now_ms=now_ms)
+
+
 class Decider:
-    """All its methods are for the loop's thread."""
+    """All its methods but `explained` are for the loop's thread."""
 
     def __init__(
         self,
@@ -120,6 +125,7 @@ class Decider:
         self._answers = answers
         self._timezone = timezone
         self._now = now
+        self._grounds: _Grounds | None = None  # replaced, never changed: other threads read it
         self._wanted: dict[str, tuple[str, str]] = {}
         self._eligible: dict[str, tuple[str, str]] = {}
         self._ready_attempt: str | None = None
@@ -127,16 +133,16 @@ class Decider:
 
     def decide(self, trigger: Trigger) -> None:
         """Select for every component, and do what follows."""
-        self._answers.oblige(_obliging(self._told.channels))
+        self._answers.oblige(obliging(self._told.channels))
         decisions = self._select()
         self._waiting = {}
-        self._wanted = {name: _key(found.wanted) for name, found in decisions.items() if found.wanted is not None}
+        self._wanted = {name: key_of(found.wanted) for name, found in decisions.items() if found.wanted is not None}
         self._reconsider(decisions)
         for component, decision in decisions.items():
             if decision.wanted is None:
                 continue
             if trigger is not Trigger.NOTICE:
-                self._eligible[component] = _key(decision.wanted)
+                self._eligible[component] = key_of(decision.wanted)
             waiting = self._take(decision, trigger)
             if waiting is not None:
                 self._waiting[component] = (decision.wanted, waiting)
@@ -144,9 +150,12 @@ class Decider:
         self.clear_gate()
 
     def explained(self) -> tuple[tuple[Decision, Waiting | None], ...]:
-        """Return what is to be done about each component, and why, and for what it waits now."""
-        waiting = {name: found for name, (_, found) in self._all_waiting().items()}
-        return tuple((decision, waiting.get(name)) for name, decision in self._select().items())
+        """Return what is to be done about each component, and why, and for what it waits now; for any thread."""
+        grounds, waiting = self._grounds, {name: found for name, (_, found) in self._all_waiting().items()}
+        if grounds is None:
+            return ()
+        now_ms = self._now_ms()
+        return tuple((grounds.select(name, now_ms), waiting.get(name)) for name in self._components)
 
     def forecast_mandatory(self, component: str) -> bool:
         """Tell whether what is known asks for a mandatory update that may be taken."""
@@ -156,7 +165,7 @@ class Decider:
         wanted = decision.wanted
         if not wanted.mandatory or self._admit(wanted, Trigger.SESSION_START) is not None:
             return False
-        return wanted.forced or admit_terms(Scope.INSTALL, wanted.terms, self._occasion(_key(wanted))) is None
+        return wanted.forced or admit_terms(Scope.INSTALL, wanted.terms, self._occasion(key_of(wanted))) is None
 
     def ready(self) -> None:
         """Hear that the application is ready for what was downloaded."""
@@ -196,30 +205,16 @@ class Decider:
 
     def pending(self) -> tuple[tuple[Wanted, Pending], ...]:
         """Return what is newer and waits, and why; an update at a gate too."""
-        return tuple((wanted, _pending(wanted, waiting)) for wanted, waiting in self._all_waiting().values())
+        return tuple((wanted, pending(wanted, waiting)) for wanted, waiting in self._all_waiting().values())
 
     def questions(self) -> tuple[Question, ...]:
         """Return what waits for somebody at the device, or was declined."""
-        return tuple(
-            Question(
-                source_id=wanted.source_id,
-                digest=wanted.firmware.digest,
-                component=component,
-                version=wanted.firmware.version,
-                mandatory=wanted.mandatory,
-                optional=wanted.terms.optional,
-                state=self._state_of(wanted, waiting),
-                until_ms=waiting.until_ms,
-            )
-            for component, (wanted, waiting) in self._all_waiting().items()
-            if waiting.why in (Wait.CONSENT, Wait.DECLINED)
+        now_ms = self._now_ms()
+        asked = (
+            question(wanted, waiting, self._answers.answer(*key_of(wanted)), now_ms)
+            for wanted, waiting in self._all_waiting().values()
         )
-
-    def _state_of(self, wanted: Wanted, waiting: Waiting) -> Asking:
-        if waiting.why is Wait.DECLINED:
-            return Asking.DECLINED
-        answer = self._answers.answer(*_key(wanted))
-        return Asking.DEFERRED if answer is not None and answer.defers(self._now_ms()) else Asking.ASKED
+        return tuple(item for item in asked if item is not None)
 
     def _all_waiting(self) -> dict[str, tuple[Wanted, Waiting]]:
         found = dict(self._waiting)
@@ -227,15 +222,15 @@ class Decider:
         if snapshot.attempt is not None:
             found.pop(snapshot.attempt.firmware.component, None)
             if snapshot.waiting is not None:
-                found[snapshot.attempt.firmware.component] = (_wanted(snapshot.attempt), snapshot.waiting)
+                found[snapshot.attempt.firmware.component] = (wanted_by(snapshot.attempt), snapshot.waiting)
         return found
 
     def _select(self) -> Mapping[str, Decision]:
         assignment = self._told.assignment
         if assignment is None:
             return {}
-        facts, channels, now_ms = self._facts(), self._told.channels, self._now_ms()
-        return {name: select(facts, assignment, channels, name, now_ms=now_ms) for name in self._components}
+        self._grounds, now_ms = _Grounds(self._facts(), assignment, self._told.channels), self._now_ms()
+        return {name: self._grounds.select(name, now_ms) for name in self._components}
 
     def _reconsider(self, decisions: Mapping[str, Decision]) -> None:
         """Go on with the update under way, carry it out in another way, or call it off."""
@@ -246,7 +241,7 @@ class Decider:
         wanted = decision.wanted
         if wanted is None or decision.verdict is not Verdict.TAKE:
             self._driver.feed(Withdrawn())
-        elif _key(wanted) != (attempt.source_id, attempt.firmware.digest):
+        elif key_of(wanted) != (attempt.source_id, attempt.firmware.digest):
             self._driver.feed(Superseded())
         else:
             revised = Revised(wanted.urgency, wanted.mandatory, wanted.forced, gated(wanted.terms))
@@ -259,8 +254,7 @@ class Decider:
         if wanted is None or decision.verdict is Verdict.RUNS:
             return None
         if decision.verdict is not Verdict.TAKE:
-            why = WAITS.get(decision.blocked_by) if decision.blocked_by else None
-            return Waiting(why, detail=decision.trace[-1].saw) if why else None
+            return blocked(decision)
         under_way = self._driver.snapshot.attempt
         if under_way is not None:
             return None if under_way.firmware.component == decision.component else Waiting(Wait.BUSY)
@@ -272,7 +266,7 @@ class Decider:
         return waiting
 
     def _admit(self, wanted: Wanted, trigger: Trigger) -> Waiting | None:
-        if trigger is Trigger.NOTICE and self._eligible.get(wanted.firmware.component) == _key(wanted):
+        if trigger is Trigger.NOTICE and self._eligible.get(wanted.firmware.component) == key_of(wanted):
             trigger = Trigger.SESSION_START
         return admit_take(
             urgency=wanted.urgency,
@@ -322,8 +316,8 @@ class Decider:
     def _moment_came(self) -> None:
         """Decide again; what is wanted by the time that has passed alone is taken at once."""
         for component, decision in self._select().items():
-            if decision.wanted is not None and _key(decision.wanted) != self._wanted.get(component):
-                self._eligible[component] = _key(decision.wanted)
+            if decision.wanted is not None and key_of(decision.wanted) != self._wanted.get(component):
+                self._eligible[component] = key_of(decision.wanted)
         self.decide(Trigger.NOTICE)
 
     def _wake(self, name: str, call: Callable[[], None], *waiting: Waiting | None) -> None:
@@ -337,41 +331,3 @@ class Decider:
 
     def _now_ms(self) -> int:
         return round(self._now() * 1000)
-
-
-def _obliging(channels: Channels) -> tuple[str, ...]:
-    """Return the releases that nobody may decline."""
-    return tuple(
-        release.release_id
-        for releases in channels.values()
-        for release in releases
-        if release.mandatory or release.forced or not release.terms.optional
-    )
-
-
-def _key(wanted: Wanted) -> tuple[str, str]:
-    return wanted.source_id, wanted.firmware.digest
-
-
-def _wanted(attempt: Attempt) -> Wanted:
-    return Wanted(
-        firmware=attempt.firmware,
-        via=attempt.via,
-        source_id=attempt.source_id,
-        order=attempt.order,
-        urgency=attempt.urgency,
-        mandatory=attempt.mandatory,
-        forced=attempt.forced,
-        terms=attempt.terms,
-    )
-
-
-def _pending(wanted: Wanted, waiting: Waiting) -> Pending:
-    return Pending(
-        component=wanted.firmware.component,
-        version=wanted.firmware.version,
-        digest=wanted.firmware.digest,
-        source_id=wanted.source_id,
-        why=waiting.why,
-        detail=waiting.detail[:MAX_TEXT],
-    )

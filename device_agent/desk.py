@@ -6,22 +6,29 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from device_agent.availability import Gatekeeper
-from device_agent.control import Hold
+from device_agent.consent import Consents
+from device_agent.control import ControlError, Hold
+from device_agent.events import Waiting
 from device_agent.loop import Loop
+from device_agent.reasoning import reasoned
+from protocol.selection import Decision
 
 
 class Desk:
     """Implements `control.ControlHandler`. The loop's thread sets `standing`, and the three that it is called with."""
 
-    def __init__(self, loop: Loop, gatekeeper: Gatekeeper) -> None:
+    def __init__(self, loop: Loop, gatekeeper: Gatekeeper, consents: Consents) -> None:
         self._loop = loop
         self._gatekeeper = gatekeeper
+        self._consents = consents
         self.standing: Mapping[str, Any] = {}
         self.contact: Callable[[], Mapping[str, Any]] = dict
         """What else the status says: of the broker and the identity; called in any thread."""
         self.on_check: Callable[[], None] = _nothing
         self.on_confirm: Callable[[float], None] = lambda _at_s: None
         self.on_ready: Callable[[], None] = _nothing
+        self.decisions: Callable[[], tuple[tuple[Decision, Waiting | None], ...]] = tuple
+        """What is to be done about each component, and for what it waits; called in any thread."""
 
     def status(self) -> dict[str, Any]:
         """Return how the device stood last."""
@@ -51,6 +58,25 @@ class Desk:
     def ready(self) -> None:
         """Install what is downloaded now."""
         self._loop.post(self.on_ready)
+
+    def consent(self, component: str | None) -> None:
+        """Let what asks for attention be installed; durable before it returns."""
+        self._consents.consent(component)
+
+    def defer(self, seconds: int, component: str | None) -> float:
+        """Put it off; durable before it returns until when. Raises ConsentError."""
+        return self._consents.defer(seconds, component)
+
+    def decline(self, component: str | None) -> None:
+        """Do not install it; durable before it returns. Raises ConsentError."""
+        self._consents.decline(component)
+
+    def why(self, component: str | None) -> list[dict[str, Any]]:
+        """Return the decision about a component, or about each; raises ControlError."""
+        found = [item for item in self.decisions() if component in (None, item[0].component)]
+        if component is not None and not found:
+            raise ControlError(f"nothing is known of a component {component}; nothing was changed")
+        return reasoned(found)
 
 
 def _nothing() -> None:

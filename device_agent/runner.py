@@ -144,6 +144,7 @@ class Runner:
         self._desk.on_check = lambda: self.contact.check(Trigger.CHECK)
         self._desk.on_confirm = self._trial.confirmed
         self._desk.on_ready = self._decider.ready
+        self._desk.decisions = self._decider.explained
         for name, component in self._components.items():
             component.application.exited(lambda ended, name=name: self._application_ended(name, ended))  # type: ignore[misc]
 

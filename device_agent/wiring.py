@@ -76,7 +76,7 @@ def wire(settings: AgentSettings) -> Runner:
         monotonic=loop.monotonic,
     )
     consents = Consents(journal, longest_s=settings.updates.longest_deferral_s, now=clock.now)
-    desk = Desk(loop, gatekeeper)
+    desk = Desk(loop, gatekeeper, consents)
     files = MetadataFiles(link, topics, settings.device_id)
     worker, prober = WorkerThread("worker"), WorkerThread("prober")
     # Bundles are looked into beside the worker: a way back must not wait for signatures.

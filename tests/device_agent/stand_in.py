@@ -46,6 +46,7 @@ class StandInAgent:
         self.forced = False
         self.pending: dict[str, Any] | None = None
         self.more_status: dict[str, Any] = {}
+        self.decisions: list[dict[str, Any]] = []
         self.heard: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self.hold_changes: queue.SimpleQueue[tuple[Hold, ...]] = queue.SimpleQueue()
         self.failure: Exception | None = None
@@ -99,6 +100,20 @@ class StandInAgent:
 
     def ready(self) -> None:
         self._hear("ready", None)
+
+    def consent(self, component: str | None) -> None:
+        self._hear("consent", component)
+
+    def defer(self, seconds: int, component: str | None) -> float:
+        self._hear("defer", (seconds, component))
+        return self.clocks[0]() + seconds
+
+    def decline(self, component: str | None) -> None:
+        self._hear("decline", component)
+
+    def why(self, component: str | None) -> list[dict[str, Any]]:
+        self._hear("why", component)
+        return self.decisions
 
     def holds_changed(self, holds: tuple[Hold, ...]) -> None:
         self.hold_changes.put(holds)

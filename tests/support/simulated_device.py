@@ -90,7 +90,7 @@ class Device:
             monotonic=self.now,
         )
         self.consents = Consents(self.journal, longest_s=self.settings.updates.longest_deferral_s, now=self.now)
-        self.desk = Desk(self.loop, self.gatekeeper)
+        self.desk = Desk(self.loop, self.gatekeeper, self.consents)
         self.slots = SimulatedSlots(world)
         self.runner = Runner(
             self.settings,

@@ -42,6 +42,20 @@ class _Handler:
     def ready(self) -> None:
         pass
 
+    def consent(self, component: str | None) -> None:
+        assert component is None or len(component) <= 64
+
+    def defer(self, seconds: int, component: str | None) -> float:
+        self.consent(component)
+        return 1.0 * seconds
+
+    def decline(self, component: str | None) -> None:
+        self.consent(component)
+
+    def why(self, component: str | None) -> list[dict[str, Any]]:
+        self.consent(component)
+        return []
+
     def holds_changed(self, holds: tuple[Hold, ...]) -> None:
         assert len(holds) <= 64 * 64
 
