@@ -24,7 +24,7 @@ SESSION_MEND: Final = (
 _SECRET: Final = b"fleetlift doctor: secret"
 _FORGED: Final = b"fleetlift doctor: forged"
 _CANARY: Final = b"fleetlift doctor: canary"
-_SESSION_S: Final = 300
+_SESSION_S: Final = 60
 _MAX_NAMED: Final = 3
 
 

