@@ -21,6 +21,8 @@ from protocol.errors import FleetliftError
 
 SUFFIX: Final = ".pem"
 MAX_BYTES: Final = 16_384
+NO_KEY_ERRORS: Final = (ValueError, TypeError, UnsupportedAlgorithm, InternalError)
+"""What the library raises for bytes that are no private key."""
 _PROTECTED: Final = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
 
 
@@ -103,7 +105,7 @@ def _load(path: Path, passphrases: Passphrases) -> PrivateKeyTypes:
     if not pem.lstrip().startswith(_PROTECTED):
         try:
             return load_pem_private_key(pem, None)
-        except (ValueError, TypeError, UnsupportedAlgorithm, InternalError):  # the library's texts quote the content
+        except NO_KEY_ERRORS:  # the library's texts quote the content
             raise KeyFileError(f"{path} is not a private key in PEM, of PKCS #8") from None
 
     def attempt(passphrase: bytes) -> PrivateKeyTypes:

@@ -23,6 +23,7 @@ from cryptography.x509.oid import NameOID
 
 from cloud.cli.client import ApiClient
 from cloud.durable import make_private_directory, write_durably
+from cloud.key_files import NO_KEY_ERRORS
 from protocol.codec import structure
 from protocol.enrolment import Enrolled, EnrolmentCode
 from protocol.errors import MessageError, UserError
@@ -72,16 +73,25 @@ def _identity(answer: Enrolled, pair: str, server: str) -> dict[str, Any]:
 
 
 def _key(path: Path) -> EllipticCurvePrivateKey:
-    """Return the key that a certificate was asked for and not received, or a new one that is on the disk."""
+    """Return the key that a certificate was asked for and not received, or a new one that is on the disk.
+
+    Raises UserError for a file that is no such key: what a code was already used for is not to be lost unsaid.
+    """
     try:
         found = load_pem_private_key(path.read_bytes(), None)
-        if isinstance(found, EllipticCurvePrivateKey):
-            return found
-    except (OSError, ValueError, TypeError):  # there is none, or half of one
-        pass
-    key = generate_private_key(SECP256R1())
-    write_durably(path, _pem(key))
-    return key
+    except FileNotFoundError:
+        key = generate_private_key(SECP256R1())
+        write_durably(path, _pem(key))
+        return key
+    except NO_KEY_ERRORS:  # the library's texts quote the content
+        found = None
+    if not isinstance(found, EllipticCurvePrivateKey):
+        raise UserError(
+            f"{path} is not the private key that an earlier enrolment left there. Nothing was asked of the server, and "
+            "the file was left as it is. Remove it to begin with a new key; a code that was used up is needed anew.",
+            exit_code=1,
+        )
+    return found
 
 
 def _pem(key: EllipticCurvePrivateKey) -> bytes:

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from cloud.durable import make_private_directory, write_durably
+from cloud.key_files import NO_KEY_ERRORS
 from cloud.pki.issuing import (
     DEVICE_LIFETIME,
     SERVICE_LIFETIME,
@@ -301,7 +302,7 @@ def _load(directory: Path, kind: Kind, number: int) -> _Authority:
     try:
         key = load_pem_private_key(key_bytes, None)
         certificate = x509.load_pem_x509_certificate(certificate_bytes)
-    except (ValueError, TypeError):  # the library's texts quote the content
+    except NO_KEY_ERRORS:  # the library's texts quote the content
         raise AuthorityError(f"{path}.key and .crt are not a key and a certificate in PEM; restore them") from None
     if not isinstance(key, EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
         raise AuthorityError(f"{path}.key is not the key of {path}.crt; restore them")

@@ -17,7 +17,7 @@ from protocol.identity import check_id
 
 try:
     from cryptography import x509
-    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.exceptions import InternalError, UnsupportedAlgorithm
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.x509.oid import NameOID
@@ -109,7 +109,7 @@ class CryptographyKeys:
 def _read(path: Path) -> ec.EllipticCurvePrivateKey:
     try:
         key = serialization.load_pem_private_key(read_file(path, MAX_PEM_BYTES) or b"", None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):  # the library's texts may quote the content
+    except (ValueError, TypeError, UnsupportedAlgorithm, InternalError):  # the library's texts may quote the content
         key = None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise KeyFileError(f"{path} has no private key on an elliptic curve, in PEM and without a passphrase")

@@ -58,6 +58,13 @@ def device_pem(authorities: Authorities, device_id: str = "pi-1", key: AnyKey | 
     return private_pem(chosen) + authorities.issue_device(request(chosen), device_id).pem
 
 
+SHORT_KEY = (
+    b"-----BEGIN PRIVATE KEY-----\n"
+    b"MC4CAQAwBQYDK2VvBCIEIHOLHGIt+narE1pZ6AEh7TMhiA0KfKF7U/hgvHY6g7Hr\n"
+    b"-----END PRIVATE KEY-----\n"
+)
+
+
 def openssl(*words: str | Path) -> tuple[int, str]:
     done = subprocess.run(["openssl", *map(str, words)], capture_output=True, text=True, check=False)  # noqa: S607
     return done.returncode, done.stdout + done.stderr
@@ -81,10 +88,11 @@ def test_authorities_that_are_not_there_or_garbled_are_a_sentence(authorities: A
     key.write_bytes((tmp_path / "ca" / "devices-1.key").read_bytes())
     with pytest.raises(AuthorityError, match="is not the key of"):
         Authorities(tmp_path / "ca")
-    key.write_bytes(b"-----BEGIN SECRET-----")
-    with pytest.raises(AuthorityError, match="restore them") as caught:
-        Authorities(tmp_path / "ca")
-    assert "SECRET" not in str(caught.value)
+    for garbled in (b"-----BEGIN SECRET-----", SHORT_KEY):
+        key.write_bytes(garbled)
+        with pytest.raises(AuthorityError, match="restore them") as caught:
+            Authorities(tmp_path / "ca")
+        assert "SECRET" not in str(caught.value)
 
 
 def test_a_device_and_the_broker_take_each_other_at_the_strictest(authorities: Authorities, file: File) -> None:
