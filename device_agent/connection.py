@@ -22,6 +22,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from device_agent.link_settings import LinkError, LinkSettings
+from device_agent.log_limit import LogLimit
 from device_agent.receiving import OnBulk, Receiver
 from device_agent.tls import DeviceSocket, explain, is_refusal
 
@@ -58,6 +59,7 @@ class Connection:
     """A paho client for one connection; `run` is called once, the rest from any thread.
 
     `filters()` returns what to subscribe, and what a session that the broker kept may still hold and should not.
+    `limited` logs what the broker can have us say as often as it likes, also over many connections.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Connection:
         on_message: Callable[[str, bytes], None],
         on_bulk: OnBulk | None,
         on_denied: Callable[[str, str], None],
+        limited: LogLimit,
         answer_timeout_s: float | None = None,
     ) -> None:
         self.version = version
@@ -80,6 +83,7 @@ class Connection:
         self._on_up = on_up
         self._on_message = on_message
         self._on_bulk = on_bulk
+        self._limited = limited
         self._receipts = _Receipts(on_denied)
         self._awaited: set[int | None] = set()
         self._session_present = False
@@ -293,15 +297,22 @@ class Connection:
 
     def _message(self, _client: paho.Client, _user: Any, message: paho.MQTTMessage) -> None:
         try:
-            self._on_message(message.topic, bytes(message.payload))  # no copy: they are bytes already
-        except Exception:  # noqa: BLE001 - whatever a message does to its reader, the next one is read
-            _LOG.exception("a message could not be handled")
+            topic = message.topic
+        except UnicodeDecodeError as error:
+            self._limited.tell(
+                logging.WARNING, "topic", "a message was dropped, its topic is no UTF-8: %.200r", error.object
+            )
+            return
+        try:
+            self._on_message(topic, bytes(message.payload))  # no copy: they are bytes already
+        except Exception as error:  # noqa: BLE001 - whatever a message does to its reader, the next one is read
+            self._limited.tell_failure(error, "a message on %.200r could not be handled", topic)
 
     def _bulk(self, topic: str, payload: memoryview) -> bool:
         try:
             return self._on_bulk is not None and self._on_bulk(topic, payload)
-        except Exception:  # noqa: BLE001 - the same
-            _LOG.exception("a message could not be handled")
+        except Exception as error:  # noqa: BLE001 - the same
+            self._limited.tell_failure(error, "a message on %.200r could not be handled", topic)
             return True
 
 

@@ -25,6 +25,7 @@ from paho.mqtt.enums import MQTTProtocolVersion
 
 from device_agent.connection import Connection, End
 from device_agent.link_settings import LinkError, LinkSettings
+from device_agent.log_limit import LogLimit
 from device_agent.receiving import OnBulk
 from protocol.errors import FleetliftError
 from protocol.topics import Topics
@@ -66,6 +67,7 @@ class Link:
         self._on_message = on_message
         self._on_bulk = on_bulk
         self._on_denied = on_denied
+        self._limited = LogLimit(_LOG)
         self._lock = threading.Lock()  # guards the next two; never held while paho or a callback runs
         self._wanted: dict[str, int] = {}
         self._unwanted: set[str] = set()
@@ -188,28 +190,28 @@ class Link:
                 on_message=self._on_message,
                 on_bulk=self._on_bulk,
                 on_denied=self._denied,
+                limited=self._limited,
                 answer_timeout_s=None if choice.is_known else self._settings.version_timeout_s,
             )
             return self._connection.run(self._stopping)
         except FleetliftError as error:
             return End(why=str(error))
         except Exception as error:  # noqa: BLE001 - what the broker sent made paho stumble: the next client is a new one
-            _LOG.exception("the link's loop failed")
+            self._limited.tell_failure(error, "the link's loop failed")
             return End(why=f"{type(error).__name__}: {error}")
         finally:
             self._connection = None
 
     def _denied(self, what: str, why: str) -> None:
-        _LOG.warning("the broker refused %s: %s", what, why)
+        self._limited.tell(logging.WARNING, f"refused {what}", "the broker refused %s: %s", what, why)
         if (on_denied := self._on_denied) is not None:
             self._guarded(lambda: on_denied(what, why), None)
 
-    @staticmethod
-    def _guarded(call: Callable[[], T], otherwise: T) -> T:
+    def _guarded(self, call: Callable[[], T], otherwise: T) -> T:
         try:
             return call()
-        except Exception:  # noqa: BLE001 - a callback's mistake must not cost the device its link
-            _LOG.exception("a callback of the link failed")
+        except Exception as error:  # noqa: BLE001 - a callback's mistake must not cost the device its link
+            self._limited.tell_failure(error, "a callback of the link failed")
             return otherwise
 
 

@@ -1,5 +1,6 @@
 """The link against real brokers: versions, subscriptions, last will, lost brokers, refusals and hostile packets."""
 
+import logging
 import socket
 import subprocess
 import threading
@@ -244,6 +245,29 @@ def test_an_invalid_topic_name_reaches_nobody(owners: list[Owner]) -> None:
         owner = start(owners, deaf.url)
         owner.expect("up")
         assert owner.receive() == ("ok", b"ab")
+
+
+def test_a_broker_cannot_fill_the_log(owners: list[Owner], caplog: pytest.LogCaptureFixture) -> None:
+    bad_topic = b"\x30\x07\x00\x02\xff\xfe\x00ab"
+    failing = b"\x30\x0c\x00\x04fail\x00raise" + b"\x32\x0e\x00\x04fail\x00\x01\x00raise"
+    refused = b"\x40\x03\x00\x01\x87"
+    flood = (bad_topic + failing) * 300
+    with caplog.at_level(logging.DEBUG), DeafBroker(then=flood + refused + b"\xf0\x00") as deaf:
+        owner = start(owners, deaf.url)
+        for _ in range(2):  # a new connection begins no new count
+            owner.expect("up")
+            for _ in range(600):
+                assert owner.receive() == ("fail", b"raise")
+            while (event := owner.events.get(timeout=TIMEOUT_S))[0] != "down":
+                assert event[0] == "denied"
+        owner.link.stop()
+    told = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    about_topics = [record for record in told if "no UTF-8" in record.getMessage()]
+    assert [record.exc_info for record in about_topics] == [None]
+    assert r"b'\xff\xfe'" in about_topics[0].getMessage()
+    assert sum("'fail' could not be handled: RuntimeError" in record.getMessage() for record in told) == 1
+    assert sum("the broker refused" in record.getMessage() for record in told) == 1
+    assert len(told) < 10
 
 
 @pytest.mark.parametrize("url", ["", "http://host", "mqtt://", "mqtt://host:port", "mqtt://user:secret@host", "host:1"])

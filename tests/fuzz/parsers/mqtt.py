@@ -25,6 +25,7 @@ from cloud.link import Link as CloudLink
 from cloud.link import UpMessage
 from device_agent.connection import Connection
 from device_agent.link_settings import LinkSettings
+from device_agent.log_limit import LogLimit
 from device_agent.receiving import Receiver
 from protocol.chunks import pack_chunk
 from protocol.codec import encode
@@ -147,6 +148,7 @@ class _Wired(Connection):
         return client
 
 
+_CONNECTION_LOG: Final = "device_agent.connection"
 SETTINGS: Final = LinkSettings(url="mqtt://127.0.0.1:1", device_id="pi-1", connect_timeout_s=5.0)
 
 
@@ -155,7 +157,7 @@ def device_link(_directory: Path) -> Iterator[Parse]:
     """A device's connection, from CONNECT to its end: it ends, and none of our own code stumbles."""
     wanted: dict[str, int] = {TOPICS.all_down("pi-1"): 1}
 
-    with listening("device_agent.connection") as loud:
+    with listening(_CONNECTION_LOG) as loud:
 
         def parse(content: bytes) -> object:
             heard_bytes: list[int] = []
@@ -181,6 +183,7 @@ def device_link(_directory: Path) -> Iterator[Parse]:
                     on_message=lambda topic, payload: heard_bytes.append(len(topic) + len(payload)),
                     on_bulk=take,
                     on_denied=lambda _what, _why: None,
+                    limited=LogLimit(logging.getLogger(_CONNECTION_LOG)),
                 )
                 connection.near = near
                 loud.caught.clear()
