@@ -17,29 +17,35 @@ from protocol.errors import MessageError
 from protocol.patches import Patch
 
 BUNDLE_BYTES: Final = 4000
-"""What a bundle is kept below where patches can do that."""
+"""What a bundle is kept below on the wire where patches can do that."""
+_PUBLISH_BYTES: Final = 128
+"""Room for what MQTT adds: the fixed header, and the topic."""
 T = TypeVar("T")
-_PIECES = re.compile(rb'(?="[a-z0-9-]{1,64}/)')
-"""Where a target's path, or a delegation's, begins."""
+_PIECES = re.compile(rb'(?="[a-z0-9-]{1,64}(?:/|\.json"))')
+"""Where a target's path, or a delegation's, or the name of a role in a snapshot begins."""
 _WORTHWHILE = 16
 """A copy costs about as much to say."""
 
 
-def fitting(whole: Bundle, patches: Iterable[tuple[str, Patch | None]], lasting: str) -> Bundle:
+Told = tuple[str, Patch | None]
+"""A file by its name, and how it is made of what devices have; None: they are not known to have anything."""
+
+
+def fitting(whole: Bundle, patches: Iterable[Told], lasting: str, shared: Told) -> Bundle:
     """Return a bundle of at most BUNDLE_BYTES where these patches (by the files that they make) can do that.
 
-    Where they cannot, `lasting` is left out, the file that changes so seldom that devices have it. What is not patched
-    stays whole while it fits into a message, the largest being left out first.
+    Where they cannot, `lasting` is left out, the file that changes so seldom that devices have it; and then `shared` is
+    patched, which changes so often that devices may well lack its base. What is not patched stays whole while it fits
+    into a message, the largest being left out first.
     """
     bundle = whole
-    for name, patch in patches:
-        if patch is not None and _size_bytes(bundle) > BUNDLE_BYTES:
-            files = _without(bundle.files, name)
-            bundle = dataclasses.replace(bundle, files=files, patches={**bundle.patches, name: patch})
-    if bundle.patches and _size_bytes(bundle) > BUNDLE_BYTES:
+    for told in patches:
+        bundle = _patched(bundle, *told)
+    if bundle.patches and _size_bytes(bundle) > BUNDLE_BYTES - _PUBLISH_BYTES:
         bundle = dataclasses.replace(
             bundle, files=_without(bundle.files, lasting), patches=_without(bundle.patches, lasting)
         )
+    bundle = _patched(bundle, *shared)
     while True:
         try:
             encode(bundle)
@@ -48,6 +54,13 @@ def fitting(whole: Bundle, patches: Iterable[tuple[str, Patch | None]], lasting:
             bundle = dataclasses.replace(bundle, files=_without(bundle.files, largest))
         else:
             return bundle
+
+
+def _patched(bundle: Bundle, name: str, patch: Patch | None) -> Bundle:
+    if patch is None or _size_bytes(bundle) <= BUNDLE_BYTES - _PUBLISH_BYTES:
+        return bundle
+    files = _without(bundle.files, name)
+    return dataclasses.replace(bundle, files=files, patches={**bundle.patches, name: patch})
 
 
 def _without(files: Mapping[str, T], name: str) -> dict[str, T]:

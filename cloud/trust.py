@@ -67,6 +67,8 @@ class MetadataRepository:
         """
         self._files = MetadataFiles(directory)
         self._patches: dict[str, tuple[bytes, Patch | None]] = {}
+        self._told: dict[str, tuple[MetadataFile, MetadataFile | None]] = {}
+        """By product: the snapshot in its newest bundle, and the one in the bundles before that."""
         self._key = key
         self._now = now
         self._lock = threading.RLock()
@@ -176,8 +178,9 @@ class MetadataRepository:
     def bundle(self, product: str) -> Bundle:
         """Return a product's current metadata in one message; raises TrustError for a product that is not here.
 
-        Beyond BUNDLE_BYTES the product's role and targets are told by the version before them, the larger first; what
-        then is too much is left out, targets first. Devices ask by name for what they lack, or cannot make of a patch.
+        Beyond BUNDLE_BYTES the product's role and targets are told by the version before them, the larger first. Where
+        that is too much, targets are left out, and the snapshot is told by the one that this product's devices were
+        told of before. Devices ask by name for what they lack, or cannot make of a patch.
         """
         with self._lock:
             role, targets = self._role(product), self._offline[TARGETS]
@@ -190,7 +193,19 @@ class MetadataRepository:
             whole = Bundle(product=product, root_version=self._root.version, files=files)
             offline = sorted(((product, role), (TARGETS, targets)), key=lambda item: -len(item[1].data))
             patches = [(f"{file.version}.{name}.json", self._patch(name, file)) for name, file in offline]
-            return fitting(whole, patches, lasting=f"{targets.version}.{TARGETS}.json")
+            shared = (f"{self._snapshot.version}.{SNAPSHOT}.json", self._snapshot_patch(product))
+            return fitting(whole, patches, lasting=f"{targets.version}.{TARGETS}.json", shared=shared)
+
+    def _snapshot_patch(self, product: str) -> Patch | None:
+        """Return the snapshot by the one in the product's bundle before: other products have had theirs in between.
+
+        None for the first bundle of this process, which says everything.
+        """
+        newest, before = self._told.get(product, (self._snapshot, None))
+        if newest is not self._snapshot:
+            newest, before = self._snapshot, newest
+        self._told[product] = newest, before
+        return make_patch(before.data, newest.data) if before is not None else None
 
     def _patch(self, name: str, file: MetadataFile) -> Patch | None:
         """Return a role by the version before it, if that still lies here; made once."""

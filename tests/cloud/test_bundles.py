@@ -107,8 +107,8 @@ def test_an_update_costs_less_than_4_kb_of_metadata_and_no_question(product: Pro
     assert product.asked == []
 
 
-@pytest.mark.parametrize("products", [2, 3, 9, 12])
-def test_many_products_cost_each_of_them_a_line_in_the_snapshot(product: Product, products: int) -> None:
+@pytest.mark.parametrize("products", [2, 3, 9, 12, 13, 20, 100])
+def test_many_products_cost_an_update_of_one_of_them_no_more(product: Product, products: int) -> None:
     for number in range(products - 1):
         product.house.add_product(f"product-{number:02}")
     product.grow(9)
@@ -116,8 +116,55 @@ def test_many_products_cost_each_of_them_a_line_in_the_snapshot(product: Product
     product.asked.clear()
     product.grow(10)
     sent = len(encode(product.update())) + MQTT_BYTES
+    print(f"{products} products: {sent} bytes")  # noqa: T201 - docs/benchmarks.md
     assert sent <= BUNDLE_BYTES
     assert product.asked == []
+
+
+@pytest.fixture
+def one_of_many(product: Product) -> Product:
+    """A product beside 29 others, and its device is up to date."""
+    for number in range(29):
+        product.house.add_product(f"product-{number:02}")
+    product.grow(9)
+    product.update()
+    product.asked.clear()
+    return product
+
+
+def test_other_products_updates_in_between_cost_this_one_a_line_each(one_of_many: Product) -> None:
+    for number in range(0, 20, 4):
+        one_of_many.house.publish("1.0.0", 1, product=f"product-{number:02}")
+        one_of_many.house.repository.bundle(f"product-{number:02}")
+    one_of_many.grow(10)
+    sent = len(encode(one_of_many.update())) + MQTT_BYTES
+    print(f"and 5 others in between: {sent} bytes")  # noqa: T201 - docs/benchmarks.md
+    assert sent <= BUNDLE_BYTES
+    assert one_of_many.asked == []
+
+
+def test_said_again_or_signed_again_the_snapshot_is_still_told_by_what_devices_have(one_of_many: Product) -> None:
+    house = one_of_many.house
+    one_of_many.grow(10)
+    house.repository.bundle("thermostat")  # said while the device does not listen
+    house.clock.advance(days=4)
+    assert house.repository.resign_if_due()
+    assert not any("snapshot" in name for name in house.repository.bundle("thermostat").files)
+    one_of_many.update()
+    assert [name.partition(".")[2] for name in one_of_many.asked] == ["snapshot.json"], "it missed one, and asks for it"
+    one_of_many.asked.clear()
+    house.clock.advance(days=4)
+    assert house.repository.resign_if_due()
+    one_of_many.update()
+    assert one_of_many.asked == []
+
+
+def test_a_new_process_says_the_snapshot_whole_once(one_of_many: Product) -> None:
+    one_of_many.house.reopen()
+    assert any("snapshot" in name for name in one_of_many.update().files)
+    one_of_many.grow(10)
+    assert not any("snapshot" in name for name in one_of_many.update().files)
+    assert one_of_many.asked == []
 
 
 def test_a_device_that_missed_a_version_asks_for_the_role_alone(product: Product) -> None:
