@@ -30,6 +30,7 @@ from device_agent.events import Snapshot
 from device_agent.following import RootFollower
 from device_agent.journal import Journal
 from device_agent.launching import Launcher
+from device_agent.log_limit import LogLimit
 from device_agent.loop import Loop, Worker
 from device_agent.runner_ports import Control, Fetches
 from device_agent.standing import Standing
@@ -82,6 +83,7 @@ class Runner:
         self._loop = loop
         self._worker = worker
         self._prober = prober
+        self._limited = LogLimit(_LOG)
         self._resumed = False
         self._running: dict[str, ComponentState] = {}
         self._standing: Standing | None = None
@@ -354,7 +356,7 @@ class Runner:
         return standing
 
     def _failed(self, error: Exception) -> None:
-        _LOG.error("something that was not thought of; the agent goes on", exc_info=error)
+        self._limited.tell_failure(error, "something that was not thought of; the agent goes on")
         self._journal.refuse("internal_error")
 
 
