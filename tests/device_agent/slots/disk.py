@@ -119,7 +119,7 @@ class Disk:
                 node = self._open.get((call.pid, int(arguments[0])))
                 if node is not None:
                     self._replay_on(node, call)
-            case "rename" | "unlink" | "mkdir" | "symlink" as name:
+            case "rename" | "unlink" | "rmdir" | "mkdir" | "symlink" as name:
                 self._replay_names(name, arguments)
             case _:
                 if any(isinstance(item, bytes) and item.startswith(self._root.encode()) for item in arguments):
@@ -182,7 +182,7 @@ class Disk:
             return
         if name == "mkdir":
             self._change(directory, (old, Node()))
-        elif name == "unlink":
+        elif name in ("unlink", "rmdir"):
             self._change(directory, (old, None))
         else:
             destination, new = self._place(arguments[1])
