@@ -13,17 +13,17 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 import click
 
 from device_agent.clock import describe as describe_time
 from device_agent.config import load, load_applicant, load_control_socket
 from device_agent.contact import AGENT_VERSION
+from device_agent.describing import described, described_decision
 from device_agent.identity.access import device_clock
 from device_agent.identity.enrolling import Applicant
 from device_agent.identity.enrolling import enrol as enrol_device
@@ -185,7 +185,7 @@ def status(config: Path, output: str) -> None:
     if output == "json":
         click.echo(json.dumps(found, indent=2, sort_keys=True))
         return
-    for line in _described(found):
+    for line in described(found):
         click.echo(line)
 
 
@@ -244,6 +244,59 @@ def ready(config: Path) -> None:
     click.echo("what is downloaded is installed", err=True)
 
 
+@main.command()
+@_CONFIG
+@_told
+def consent(config: Path) -> None:
+    """Agree to the update that asks for attention; also undoes a decline."""
+    with _agent(config) as agent:
+        waits = agent.status().get("attention")
+        agent.consent()
+    click.echo(f"{_named(waits)} may be installed" if waits else "nothing asks for consent", err=True)
+
+
+@main.command()
+@_CONFIG
+@click.argument("when")
+@_told
+def defer(config: Path, when: str) -> None:
+    """Put off the update that asks for attention: for so long (30m, 2h, 1d), or until a time (06:00)."""
+    seconds = seconds_until(when, datetime.now().astimezone(), what="WHEN")
+    with _agent(config) as agent:
+        agent.defer(seconds)
+    click.echo(f"it asks again in {seconds} s", err=True)
+
+
+@main.command()
+@_CONFIG
+@_told
+def decline(config: Path) -> None:
+    """Do without the update that asks for attention, if it is optional."""
+    with _agent(config) as agent:
+        waits = agent.status().get("attention")
+        agent.decline()
+    click.echo(f"{_named(waits) if waits else 'it'} is declined, until somebody consents", err=True)
+
+
+@main.command()
+@_CONFIG
+@click.argument("component", required=False)
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@_told
+def why(config: Path, component: str | None, output: str) -> None:
+    """Say what this device is to do, by every rule in order, and why it waits now."""
+    with _agent(config) as agent:
+        decisions = agent.why(component)
+    if output == "json":
+        click.echo(json.dumps(decisions, indent=2))
+        return
+    if not decisions:
+        click.echo("the cloud has not said yet what this device is to follow", err=True)
+    for decision in decisions:
+        for line in described_decision(decision):
+            click.echo(line)
+
+
 @main.command(context_settings={"ignore_unknown_options": True})
 @_CONFIG
 @click.option("--why", required=True, help="For whom or what updates wait; shown to the operator.")
@@ -260,18 +313,22 @@ def hold(config: Path, why: str, scope: Sequence[str], command: Sequence[str]) -
     sys.exit(ended.returncode if ended.returncode >= 0 else 128 - ended.returncode)
 
 
-def seconds_until(when: str, now: datetime) -> int:
+def _named(waits: Mapping[str, object]) -> str:
+    return f"{waits['component']} {waits['version']}"
+
+
+def seconds_until(when: str, now: datetime, what: str = "--until") -> int:
     """Return how many seconds from now a person means: a duration, a time of day or a date; raises UserError."""
     if duration := re.fullmatch(r"(\d{1,6})([smhd])", when):
         seconds = int(duration[1]) * _UNITS[duration[2]]
     else:
-        seconds = round((_moment(when, now) - now).total_seconds())
+        seconds = round((_moment(when, now, what) - now).total_seconds())
     if seconds < 1:
-        raise UserError(f"--until {when}: that is over already; nothing was changed")
+        raise UserError(f"{what} {when}: that is over already; nothing was changed")
     return seconds
 
 
-def _moment(when: str, now: datetime) -> datetime:
+def _moment(when: str, now: datetime, what: str) -> datetime:
     try:
         if re.fullmatch(r"\d{1,2}:\d{2}", when):
             clock = datetime.strptime(when, "%H:%M").astimezone(now.tzinfo).time()
@@ -280,50 +337,10 @@ def _moment(when: str, now: datetime) -> datetime:
         moment = datetime.fromisoformat(when)
     except ValueError:
         raise UserError(
-            f"--until {when!r:.40} is neither a duration (90s, 30m, 2h, 7d) nor a time (2026-05-01T06:00, 06:00); "
+            f"{what} {when!r:.40} is neither a duration (90s, 30m, 2h, 7d) nor a time (2026-05-01T06:00, 06:00); "
             "nothing was changed"
         ) from None
     return moment if moment.tzinfo else moment.replace(tzinfo=now.tzinfo)
-
-
-def _described(found: dict[str, Any]) -> list[str]:
-    """Return the state as lines for people."""
-    lines = [f"phase      {found.get('phase', 'starting')}" + ("" if found.get("online") else ", offline")]
-    for name, state in sorted(found.get("components", {}).items()):
-        lines.append(f"{name:10} {state['version']} build {state['build']}, {state['digest'][:12]}")
-    update, pending, last = found.get("update"), found.get("pending"), found.get("last")
-    if update:
-        done = f", {update['done_bytes']} of {update['total_bytes']} bytes" if update["total_bytes"] else ""
-        lines.append(f"update     {update['component']} {update['version']}{done}")
-    if pending:
-        lines.append(
-            f"pending    {pending['component']} {pending['version']}: {pending['why']} {pending['detail']}".rstrip()
-        )
-    if last:
-        why = f" ({last['reason']}: {last['detail']})" if last["reason"] else ""
-        lines.append(f"last       {last['component']} {last['version']} {last['outcome']}{why}")
-    lines += _described_contact(found.get("broker") or {}, found.get("identity") or {})
-    enabled = "enabled" if found.get("updates_enabled") else "disabled"
-    until_ms = found.get("disabled_until_ms")
-    until = f" until {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(until_ms / 1000))}" if until_ms else ""
-    lines.append(f"updates    {enabled}{until}" + (", forced" if found.get("updates_forced") else ""))
-    lines += [f"hold       {hold['owner']}: {', '.join(hold['scope'])}" for hold in found.get("holds", [])]
-    refused = found.get("refused", {})
-    if refused:
-        lines.append("refused    " + ", ".join(f"{code} {count}" for code, count in sorted(refused.items())))
-    return lines
-
-
-def _described_contact(broker: dict[str, Any], identity: dict[str, Any]) -> list[str]:
-    lines = [f"broker     {broker['problem']}"] if broker.get("problem") else []
-    if identity:
-        ends, due = (describe_time(identity[key] / 1000) for key in ("not_after_ms", "renewal_due_ms"))
-        lines.append(f"identity   {identity['device_id']}, certificate until {ends}, renewed from {due}")
-        if identity["problem"]:
-            lines.append(f"           {identity['problem']}")
-        if identity["clock_behind"]:
-            lines.append("           the clock is behind: certificates are not judged by it")
-    return lines
 
 
 if __name__ == "__main__":

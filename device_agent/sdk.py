@@ -5,6 +5,7 @@
     with updates.hold("printing page 3"):  # nothing is installed, and nothing restarted, in here
         ...
     updates.disable_updates(why="infusion runs")  # lasts, over restarts too, until enable_updates()
+    updates.on("attention_required", lambda event: updates.defer(600) if busy() else updates.consent())
     updates.confirm()  # this version, on trial or not, does its work
 
 Copy this file into your application, under any name: it imports nothing of Fleetlift, so its errors have a root of
@@ -34,8 +35,9 @@ from typing import Any, Final
 
 SOCKET_VARIABLE: Final = "FLEETLIFT_CONTROL_SOCKET"
 PENDING: Final = "firmware_update_pending"
+ATTENTION: Final = "attention_required"
 EVENTS: Final = (
-    PENDING, "update_ready", "installing", "restarting", "forced", "update_installed", "update_rolled_back",
+    PENDING, ATTENTION, "update_ready", "installing", "restarting", "forced", "update_installed", "update_rolled_back",
     "updates_enabled", "updates_disabled",
 )  # fmt: skip
 ANY_EVENT: Final = "*"
@@ -173,6 +175,18 @@ class Updates(contextlib.AbstractContextManager["Updates"]):
         """Say that what is downloaded may be installed now; tell whether the agent took it."""
         return self._ask("ready") is not None
 
+    def consent(self) -> bool:
+        """Agree to the update that asks for attention; tell whether the agent took it. Also undoes a `decline`."""
+        return self._ask("consent") is not None
+
+    def defer(self, seconds: float) -> bool:
+        """Be asked again in a while; tell whether the agent took it."""
+        return self._ask("defer", seconds=math.ceil(seconds)) is not None
+
+    def decline(self) -> bool:
+        """Do without the update that asks for attention, if it is optional; tell whether the agent took it."""
+        return self._ask("decline") is not None
+
     def check_for_updates(self) -> bool:
         """Have the agent ask the cloud now; tell whether it took it."""
         return self._ask("check") is not None
@@ -181,6 +195,11 @@ class Updates(contextlib.AbstractContextManager["Updates"]):
         """Return the agent's whole state, asked for now."""
         answer = self._ask("status", _Call(self._absorb))
         return {} if answer is None else dict(answer.get("status", {}))
+
+    def why(self, component: str | None = None) -> list[dict[str, Any]]:
+        """Return what is to be done about each component, or one: every rule that says so, and for what it waits."""
+        answer = self._ask("why", component=component)
+        return [] if answer is None else list(answer.get("decisions", []))
 
     # What the agent said last. Never waits: kept fresh by every event and every call, and every 15 seconds.
 
@@ -200,6 +219,12 @@ class Updates(contextlib.AbstractContextManager["Updates"]):
         return isinstance(self._status.get("pending"), dict)
 
     @property
+    def attention(self) -> Event | None:
+        """Return the update that somebody at the device is asked about, `version` and `optional` among its fields."""
+        found = self._status.get("attention")
+        return found if isinstance(found, dict) and found.get("state") == "asked" else None
+
+    @property
     def updates_forced(self) -> bool:
         """Tell whether an operator forces the update, whatever the application wishes."""
         return self._status.get("updates_forced") is True
@@ -207,15 +232,16 @@ class Updates(contextlib.AbstractContextManager["Updates"]):
     def on(self, event: str, handler: Handler) -> None:
         """Call `handler(event)` for every event of this name, or of any for `*`; raises ValueError for another name.
 
-        The event is a mapping with its name under `event`. An update that waits already is told when the handler is
-        added, and when the connection comes back: a handler hears of each at least once.
+        The event is a mapping with its name under `event`. An update that waits or asks already is told when the
+        handler is added, and when the connection comes back: a handler hears of each at least once.
         """
         if event not in (*EVENTS, ANY_EVENT):
             raise ValueError(f"{event!r} is not one of {', '.join(EVENTS)} or {ANY_EVENT!r}")
         with self._lock:
             self._handlers.append((event, handler))
-            if self.updates_pending and event in (PENDING, ANY_EVENT):
-                self._to_tell.put((handler, {**self._status["pending"], "event": PENDING}))
+            for waiting in self._waiting():
+                if event in (waiting["event"], ANY_EVENT):
+                    self._to_tell.put((handler, waiting))
 
     def close(self) -> None:
         """End the connection, and so the holds; what `disable_updates` said stays. Idempotent."""
@@ -288,8 +314,12 @@ class Updates(contextlib.AbstractContextManager["Updates"]):
         self._absorb(answer)
         self._connected = answer is not None and answer.get("ok") is True
         self._tried.set()
-        if self._connected and self.updates_pending:
-            self._announce({**self._status["pending"], "event": PENDING})
+        for waiting in self._waiting() if self._connected else ():
+            self._announce(waiting)
+
+    def _waiting(self) -> list[Event]:
+        found = {PENDING: self._status["pending"] if self.updates_pending else None, ATTENTION: self.attention}
+        return [{**fields, "event": name} for name, fields in found.items() if fields is not None]
 
     def _announce(self, event: Event) -> None:
         with self._lock:

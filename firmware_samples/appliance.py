@@ -34,6 +34,7 @@ STALLED_S: Final = 2.0
 MAX_BODY_BYTES: Final = 4096
 EVENTS_KEPT: Final = 20
 AGENT_TIMEOUT_S: Final = 1.0
+DEFERRED_S: Final = 600
 
 Command = Callable[[Mapping[str, Any]], object]
 
@@ -140,6 +141,9 @@ def _update_commands(updates: Updates) -> dict[str, Command]:
         "/updates/ready": lambda _: updates.ready(),
         "/updates/check": lambda _: updates.check_for_updates(),
         "/updates/confirm": lambda _: updates.confirm(),
+        "/updates/consent": lambda _: updates.consent(),
+        "/updates/defer": lambda body: updates.defer(float(body.get("seconds", DEFERRED_S))),
+        "/updates/decline": lambda _: updates.decline(),
     }
 
 
@@ -156,6 +160,7 @@ def _status(running: _Running, updates: Updates) -> dict[str, Any]:
         "updates_enabled": updates.updates_enabled,
         "updates_pending": updates.updates_pending,
         "updates_forced": updates.updates_forced,
+        "attention": updates.attention,
         "events": list(running.events),
         "counts": dict(running.counts),
     }

@@ -280,6 +280,7 @@ def test_the_thermostat_confirms_itself_and_shows_what_it_hears(run: Run, agent:
         assert device.request(f"/updates/{command}", {})[0] == 200
         assert agent.next_heard() == (command, None)
     device.wait_for(lambda status: status["updates_enabled"] is True, "updates enabled")
+    assert device.request("/updates/defer", {"seconds": -5})[0] == 400
     assert device.request("/updates/disable", {"until_s": -5})[0] == 400
 
 
@@ -322,6 +323,21 @@ def test_the_infusion_monitor_takes_updates_only_in_its_window(run: Run, agent: 
     device.process.kill()
     assert agent.next_holds() == ()
     assert agent.enabled is False
+
+
+def test_the_infusion_monitor_asks_at_the_bedside_and_never_answers_itself(run: Run, agent: StandInAgent) -> None:
+    asked = {"component": "app", "version": "1.1.0", "optional": True, "state": "asked"}
+    agent.more_status = {"attention": asked}
+    device = run("infusion-monitor-1.0.0", FLEETLIFT_CONTROL_SOCKET=str(agent.path))
+    assert [agent.next_heard()[0] for _ in range(2)] == ["disable", "confirm"]
+    prompt = "version 1.1.0 asks to be installed: consent, defer or decline"
+    status = device.wait_for(lambda status: status["prompt"] == prompt, "the question")
+    assert status["attention"] == asked
+    assert device.request("/updates/defer", {"seconds": 60}) == (200, {"result": True})
+    assert agent.next_heard() == ("defer", (60, None))
+    for command in ("consent", "decline"):
+        assert device.request(f"/updates/{command}", {}) == (200, {"result": True})
+        assert agent.next_heard() == (command, None)
 
 
 def test_the_infusion_monitor_opens_by_the_hour(run: Run, agent: StandInAgent) -> None:

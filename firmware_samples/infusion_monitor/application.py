@@ -7,6 +7,7 @@ The rules that it follows, and that an application of this kind should:
 3. An infusion is also a hold, over download, installation and restart: should an update have begun in the window, it
    goes no further. A hold ends with the process that has it, as the infusion does.
 4. Somebody is told what waits: the release is shown at the bedside, not installed behind anybody's back.
+5. A release that requires attention is asked about there, and its answer is a nurse's: this program gives none itself.
 
 The window is `FLEETLIFT_UPDATE_WINDOW`, in seconds of the day (UTC), from and to: `7200-14400` is from 2 to 4 o'clock.
 """
@@ -77,6 +78,7 @@ class InfusionMonitor:
         self._prompt = ""
         self._elapsed_s = 0.0
         self._updates.on("firmware_update_pending", self._show)  # rule 4
+        self._updates.on("attention_required", self._ask)  # rule 5
         self._updates.on("update_installed", lambda event: self._say(f"version {event['version']} is installed"))
         self._tell_agent()  # rule 1
         with contextlib.suppress(UpdatesError):
@@ -144,6 +146,10 @@ class InfusionMonitor:
 
     def _show(self, event: Event) -> None:
         self._say(f"version {event['version']} waits for the update window")
+
+    def _ask(self, event: Event) -> None:
+        choice = "consent, defer or decline" if event["optional"] else "consent or defer"
+        self._say(f"version {event['version']} asks to be installed: {choice}")
 
     def _say(self, prompt: str) -> None:
         self._prompt = prompt

@@ -71,6 +71,31 @@ def test_the_application_confirms_is_ready_and_asks_for_a_check(agent: StandInAg
     assert updates.status()["phase"] == "proving"
 
 
+def test_somebody_at_the_device_consents_defers_or_declines(agent: StandInAgent, updates: Updates) -> None:
+    assert updates.consent() and updates.defer(59.5) and updates.decline()  # noqa: PT018 - one after the other
+    heard = [agent.next_heard() for _ in range(3)]
+    assert heard == [("consent", None), ("defer", (60, None)), ("decline", None)]
+
+
+def test_why_is_told(agent: StandInAgent, updates: Updates) -> None:
+    agent.decisions = [{"component": "app", "lines": ["app: nothing is to be done"]}]
+    assert updates.why("app") == agent.decisions
+    assert agent.next_heard() == ("why", "app")
+
+
+def test_a_question_that_stood_before_the_application_started_is_told(agent: StandInAgent) -> None:
+    asked = {"component": "app", "version": "1.1.0", "optional": True, "state": "asked"}
+    agent.more_status = {"attention": asked}
+    with Updates(agent.path) as updates:
+        assert updates.attention == asked
+        listener = Listener()
+        updates.on("attention_required", listener)
+        assert listener.next() == {"event": "attention_required", **asked}
+        agent.more_status = {"attention": asked | {"state": "deferred"}}
+        assert updates.status()["attention"]["state"] == "deferred"
+        assert updates.attention is None
+
+
 def test_what_the_agent_refuses_is_raised(agent: StandInAgent, updates: Updates) -> None:
     agent.failure = UserError("the journal cannot be written")
     with pytest.raises(UpdatesRefusedError, match="the journal cannot be written") as caught:
@@ -104,7 +129,7 @@ def test_every_event_reaches_its_handlers_in_order(agent: StandInAgent, updates:
     for name in sdk.EVENTS:
         agent.server.publish({"event": name, "component": "app", "version": "1.1.0"})
     agent.server.publish({"event": "of_a_later_version"})
-    assert [everything.next()["event"] for _ in range(10)] == [*sdk.EVENTS, "of_a_later_version"]
+    assert [everything.next()["event"] for _ in range(11)] == [*sdk.EVENTS, "of_a_later_version"]
     assert one.next() == {"event": "update_installed", "component": "app", "version": "1.1.0"}
     assert one.told.empty()
     with pytest.raises(ValueError, match="'update_instaled' is not one of"):

@@ -16,6 +16,7 @@ HEARTS = ("protocol.selection", "device_agent.machine", "cloud.planner", "cloud.
 SDK = "device_agent.sdk"  # one file to copy into an application
 DOOR = "cloud.entry"  # turns a missing library into a sentence: the one module that imports in a function
 MAX_LINES = 400
+LONGER = {SDK: 460}  # which cannot be split
 
 MAY_IMPORT = {
     "protocol": {"protocol"},
@@ -209,7 +210,7 @@ def modules_are_of_human_size(modules: Mapping[str, Module]) -> list[str]:
     return [
         f"{module.path}: {lines} lines"
         for module in modules.values()
-        if (lines := module.source.count("\n")) > MAX_LINES
+        if (lines := module.source.count("\n")) > LONGER.get(module.name, MAX_LINES)
     ]
 
 
