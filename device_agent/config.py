@@ -52,6 +52,9 @@ class ComponentSettings:
     `command` starts the application as the agent's child, with `{image}` and `{python}` filled in; without it
     `restart_command` restarts a service of the system; `stop_command`, if it is given, stops it, and `active_command`
     tells by 0 that it runs.
+
+    `data_dir` is saved before the schema of the data changes (docs/data-safety.md), once the application said that its
+    data is synced (`data_sync` is `application`, not `none`), has ended, and `drain_command` has run.
     """
 
     name: str
@@ -69,6 +72,10 @@ class ComponentSettings:
     needs_broker: bool = True
     capacity_bytes: int | None = None
     golden: Path | None = None
+    data_dir: Path | None = None
+    data_sync: str = "application"
+    drain_command: tuple[str, ...] = ()
+    drain_timeout_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +90,8 @@ class UpdateSettings:
     """How long the start of the application waits for news of mandatory updates (a known one goes first anyway)."""
     hold_grace_s: float = 5.0
     """How long after its start an agent waits for holds to be taken again, if there were any before."""
+    gauge_interval_s: float = 30.0
+    """How often at most the cloud is told of gauges that changed."""
     longest_deferral_s: float = LONGEST_DEFERRAL_S
     """How long somebody at the device may put one update off in all, from the first time on."""
 
@@ -258,6 +267,7 @@ def _updates(table: Table) -> UpdateSettings:
         window_bytes=table.whole("window_bytes", 4 * 1024 * 1024, low=64 * 1024, high=32 * 1024 * 1024),
         startup_wait_s=table.seconds("startup_wait_s", 0.0, high=3600.0),
         hold_grace_s=table.seconds("hold_grace_s", 5.0, low=2.0, high=60.0),
+        gauge_interval_s=table.seconds("gauge_interval_s", 30.0, low=1.0, high=86_400.0),
         longest_deferral_s=table.seconds("longest_deferral_s", LONGEST_DEFERRAL_S),
     )
 
@@ -289,9 +299,17 @@ def _component(name: str, table: Table) -> ComponentSettings:
         needs_broker=table.take("needs_broker", bool, default=True),
         capacity_bytes=table.whole("capacity_bytes", None, low=1, high=MAX_BLOB_BYTES),
         golden=table.file("golden", None),
+        data_dir=table.file("data_dir", None),
+        data_sync=table.text("data_sync", "application", one_of=("application", "none")),
+        drain_command=table.words("drain_command"),
+        drain_timeout_s=table.seconds("drain_timeout_s", 60.0, low=0.1, high=3600.0),
     )
     if bool(settings.command) is bool(settings.restart_command):
         raise table.error(None, f"{'.'.join(table.names)} has either command or restart_command")
+    if settings.data_dir is not None and settings.restart_command and not settings.stop_command:
+        raise table.error("data_dir", "it can be saved only while the application does not run; add stop_command")
+    if settings.data_dir is None and settings.drain_command:
+        raise table.error("drain_command", "there is no data_dir to drain into")
     if settings.prove_timeout_s <= settings.soak_s:
         raise table.error("prove_timeout_s", f"{settings.prove_timeout_s:g} is not longer than soak_s, {soak_s:g}")
     return settings

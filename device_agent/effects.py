@@ -120,7 +120,7 @@ class Effects:
         attempt, component = self._of(snapshot)
 
         def activate() -> Event:
-            component.slots.activate(attempt.firmware)
+            component.activate(attempt.attempt_id, attempt.firmware)
             return Activated()
 
         self._slowly(activate, answer, Reason.INSTALL_FAILED)
@@ -132,7 +132,7 @@ class Effects:
             component.stop()
             self.loop.post(lambda: self.runs(component.name, None))
             self._started_s = self.loop.monotonic()
-            digest = component.start_trial(attempt.firmware)
+            digest = component.start_trial(attempt.attempt_id, attempt.firmware)
             self._tell_running(attempt, digest)
             return BootedNew(digest)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 from device_agent.application import Application
@@ -14,6 +15,7 @@ from device_agent.components import Component
 from device_agent.config import AgentSettings, ComponentSettings
 from device_agent.consent import Consents
 from device_agent.control import ControlServer
+from device_agent.data.keeper import DataKeeper
 from device_agent.desk import Desk
 from device_agent.download_ports import DownloadSettings
 from device_agent.fetching import Fetching
@@ -191,4 +193,21 @@ def _component(settings: AgentSettings, component: ComponentSettings) -> Compone
         application=application,
         environment=environment,
         stop_timeout_s=component.stop_timeout_s,
+        data=_data(settings, component, directory / "data.json"),
+        drain_command=component.drain_command,
+        drain_timeout_s=component.drain_timeout_s,
     )
+
+
+def _data(settings: AgentSettings, component: ComponentSettings, record: Path) -> DataKeeper | None:
+    """Return what keeps a component's data, if it has a directory for it that is none of the agent's own."""
+    if component.data_dir is None:
+        record.unlink(missing_ok=True)  # what it says would be old when there is a directory again
+        return None
+    own = (settings.state_dir / "components", settings.state_dir / "metadata")
+    if settings.state_dir.is_relative_to(component.data_dir) or any(map(component.data_dir.is_relative_to, own)):
+        raise UserError(
+            f"components.{component.name}.data_dir, {component.data_dir}, is or holds what is the agent's own; "
+            "nothing was started"
+        )
+    return DataKeeper(component.data_dir, record)

@@ -97,9 +97,16 @@ class DataKeeper:
         schema = record.schema if record is not None else running.schema if running is not None else None
         return schema not in (None, firmware.data_schema)
 
-    def keep(self, attempt_id: str, firmware: FirmwareRef, running: Reader) -> None:
-        """Save the data for the way back from a firmware, unless that firmware has had it; nothing may use it now."""
-        record = self._load() or DataRecord(digest=running.digest, schema=running.schema)
+    def keep(self, attempt_id: str, firmware: FirmwareRef, running: Reader | None) -> None:
+        """Save the data for the way back from a firmware that changes its schema; nothing may use it now.
+
+        Once that firmware had the data, it is not saved any more.
+        """
+        record = self._load()
+        if record is None and running is not None:
+            record = DataRecord(digest=running.digest, schema=running.schema)
+        if record is None:
+            raise DataError("nothing says of which schema the data is; nothing was switched")
         if record.kept is not None and record.kept.handed_over:
             if record.kept.attempt_id != attempt_id:
                 raise DataError("another update of this component still has the data; nothing was switched")
