@@ -18,6 +18,7 @@ from cloud.api import (
     otas,
     preflight,
     products,
+    redundancy,
     releases,
     system,
     timelines,
@@ -28,7 +29,7 @@ from cloud.api.problems import ANSWERS, answer_errors
 
 PREFIX: Final = "/api/v1"
 ROUTERS: Final = (
-    *(system, products, metadata, firmware, blobs, groups, releases, devices, otas, preflight),
+    *(system, products, metadata, firmware, blobs, groups, redundancy, releases, devices, otas, preflight),
     *(enrolment_tokens, timelines, authorities),
 )
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from cloud.fleet import DeviceFilter, DeviceView
 from cloud.store.errors import NotFoundError
 from cloud.store.store import Store
+from cloud.turns import RedundancySetView
 from cloud.values import FirmwareView, GroupView, ProductView
 
 
@@ -57,6 +58,12 @@ def all_devices(store: Store, which: DeviceFilter) -> Iterator[DeviceView]:
         if len(page) < which.limit:
             return
         which = replace(which, after=page[-1].device_id)
+
+
+def find_set(store: Store, name: str) -> RedundancySetView:
+    """Return a redundancy set; raises NotFoundError."""
+    with _named(name, lambda: (item.name for item in store.redundancy.sets())):
+        return store.redundancy.find(name)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import click
 from cloud.cli.client import CONFLICT, FAILED, USAGE
 from cloud.cli.context import Group
 from cloud.cli.device import device
+from cloud.cli.device_sets import set_
 from cloud.cli.firmware import firmware
 from cloud.cli.group import group
 from cloud.cli.ota import ota
@@ -26,7 +27,7 @@ from cloud.store.errors import ConflictError, InvalidError
 from protocol.errors import FleetliftError, ProtocolError, UserError
 
 INTERRUPTED: Final = 130
-LIGHT: Final = (product, firmware, group, release, device, ota)
+LIGHT: Final = (product, firmware, group, release, device, set_, ota)
 HEAVY: Final[Mapping[str, str]] = {
     "init": "cloud.cli.initialise:init",
     "serve": "cloud.cli.serve:serve",

@@ -19,6 +19,7 @@ from cloud.store.engine import Change, Database
 from cloud.store.evidence import apply_entry, is_behind, weigh
 from cloud.store.lookup import device_row
 from cloud.store.otas import close, close_overtaken
+from cloud.store.turns import follow_turns
 from protocol.codec import to_plain
 from protocol.down import Ack
 from protocol.phases import Outcome, Reason
@@ -67,6 +68,7 @@ class Journal:
                 weigh(change, row)
                 follow_facts(change, row)
                 close_overtaken(change, row.product, device_ids=[device_id])
+            follow_turns(change, row)
             return True
 
     def receive_presence(self, device_id: str, presence: Presence) -> bool:
@@ -81,6 +83,7 @@ class Journal:
                 return False
             row.online, row.last_seen_at_ms = presence.online, change.now_ms
             change.session.add(row)
+            follow_turns(change, row)
             return True
 
     def receive_report(self, device_id: str, report: Report) -> int | None:
@@ -115,6 +118,7 @@ class Journal:
             change.session.flush()
             if was_behind:
                 weigh(change, row, as_of_hello=True)
+            follow_turns(change, row, as_of_hello=was_behind)
             return row.ack_through
 
     def attempts(self, which: AttemptFilter) -> tuple[AttemptView, ...]:
@@ -171,6 +175,7 @@ def _take_hello(change: Change, row: DeviceRow, hello: Hello) -> None:
         _take_state(change, row, hello.state)
     weigh(change, row, as_of_hello=True)
     follow_facts(change, row)
+    follow_turns(change, row, as_of_hello=True)
 
 
 def _follow_journal(session: Session, row: DeviceRow, journal_id: str) -> None:

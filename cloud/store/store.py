@@ -3,6 +3,7 @@
     store.catalog    products, groups, firmware, floors         store.journal   hello, state, presence, report, history
     store.releases   drafts, labels, patches, rollback          store.metrics   what became of releases
     store.devices    registration, lists, pins, OTAs            store.outbox    what is still to be told
+    store.redundancy sets whose members take turns
     store.audit      the hash-chained record of decisions       store.tokens    who may speak to the API
     store.enrolment  tokens that let devices enrol              store.certificates  what devices are known by
     store.events     what happened, for timelines               store.webhooks  who is told of it, and what was taken
@@ -27,6 +28,7 @@ from cloud.store.events import Events
 from cloud.store.journal import Journal
 from cloud.store.metrics import Metrics
 from cloud.store.outbox import Outbox
+from cloud.store.redundancy import Redundancy
 from cloud.store.releases import Releases
 from cloud.store.tokens import Tokens
 
@@ -41,6 +43,7 @@ class Store:
         self.catalog = Catalog(database)
         self.releases = Releases(database)
         self.devices = Devices(database)
+        self.redundancy = Redundancy(database)
         self.journal = Journal(database)
         self.metrics = Metrics(database)
         self.tokens = Tokens(database)

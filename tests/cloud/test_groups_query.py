@@ -50,6 +50,10 @@ FALSE = (
     'not has app or app == "1.0.0"',
     'attributes.note like "a x*"',
 )
+TOKENS = (
+    *("and", "or", "not", "has", "in", "like", "(", ")", ",", "==", "<", "'", "-", "3", "ä", '"1.0.0"', '"x"'),
+    *("app", "app.build", "attributes.site", "device_id", "component."),
+)
 
 
 @pytest.mark.parametrize("text", TRUE)
@@ -98,18 +102,7 @@ def test_what_cannot_be_read_is_refused_with_its_place(text: str, says: str) -> 
 
 @given(
     st.lists(
-        st.sampled_from(
-            [
-                *("and", "or", "not", "has", "in", "like", "(", ")", ",", "==", "<", "'", "-", "3", "ä"),
-                '"1.0.0"',
-                '"x"',
-                "app",
-                "app.build",
-                "attributes.site",
-                "device_id",
-                "component.",
-            ]
-        ),
+        st.sampled_from(TOKENS),
         max_size=30,
     ).map(" ".join)
     | st.text(max_size=80)
