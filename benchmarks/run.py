@@ -4,6 +4,7 @@ Both sides are given the same image on the same disk over loopback, in turn, sev
 taking the release to the image verified on the disk: signed metadata, chunk list, chunks, each chunk hashed and written
 and made durable, then the whole image read back and hashed. The yardstick's is `curl` to a file, then `sha256sum`.
 The agent is installed as on a device: pure Python, without `cryptography`, in the environment that its unit gives it.
+Everything goes over TLS, as in production: curl over HTTPS, the agent over MQTT with a certificate of its own.
 
 Both are given a calm moment to begin in, if one comes soon: on a machine that others use, too, a figure tells of them.
 """
@@ -25,11 +26,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from cloud.broker import free_port
+from cloud.broker import find_mosquitto, free_port
 from cloud.cli import fleetlift
 from cloud.demo.operating import Operator
 from cloud.demo.telling import Teller, wait_for
 from cloud.demo.world import HOST, Device, Process, World, answers
+from cloud.durable import write_durably
+from cloud.pki.authorities import Authorities
 from tests.support.distribution import build_wheel, install_as_on_a_device
 
 MIB = 1 << 20
@@ -70,8 +73,9 @@ def main() -> int:
     parser.add_argument("--report", type=Path, metavar="FILE", help="write the figures as JSON")
     options = parser.parse_args()
     missing = [name for name in ("nginx", "curl", "sha256sum") if find(name) is None]
+    missing += [] if find_mosquitto() else ["mosquitto"]
     if missing:
-        print(f"bench: {', '.join(missing)} is missing; install nginx-light and curl", file=sys.stderr)
+        print(f"bench: {', '.join(missing)} is missing; install nginx-light, curl and mosquitto", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory(prefix="fleetlift-bench-") as scratch:
         figures = measure(Path(scratch), [size * MIB for size in options.size_mib], options.repetitions, options.calm_s)
@@ -84,7 +88,7 @@ def main() -> int:
 
 def measure(directory: Path, sizes_bytes: Sequence[int], repetitions: int, calm_s: float) -> dict[str, Any]:
     """Return the figures of both sides, for each size."""
-    with served_by_nginx(directory) as address, agent_running(directory) as (world, operator, agent):
+    with served_by_nginx(directory) as (address, authority), agent_running(directory) as (world, operator, agent):
         sizes = []
         for order, size_bytes in enumerate(sizes_bytes):
             updates: list[Update] = []
@@ -94,7 +98,7 @@ def measure(directory: Path, sizes_bytes: Sequence[int], repetitions: int, calm_
                 image = directory / "www" / f"image-{order}-{number}"
                 write_noise(image, size_bytes)
                 wait_for_calm(calm_s)
-                downloads.append(download(f"{address}/{image.name}", directory / "downloaded"))
+                downloads.append(download(f"{address}/{image.name}", authority, directory / "downloaded"))
                 upload(operator, image, version := f"1.{order}.{number}")
                 wait_for_calm(calm_s)
                 updates.append(update(world, operator, agent, version))
@@ -127,7 +131,7 @@ def table(figures: dict[str, Any]) -> str:
 
     size = int(str(figures["size_bytes"])) // MIB
     lines = [
-        f"{size} MiB over loopback, median of {len(updates)}",
+        f"{size} MiB over loopback and TLS, median of {len(updates)}",
         f"{'':24} {'seconds':>8}   {'range':14} {'CPU s':>8}",
         row("curl, then sha256sum", [d["seconds"] for d in downloads], [d["cpu_s"] for d in downloads]),
         row("the agent", [u["seconds"] for u in updates], [u["cpu_s"] for u in updates]),
@@ -141,10 +145,14 @@ def table(figures: dict[str, Any]) -> str:
 
 
 @contextmanager
-def served_by_nginx(directory: Path) -> Iterator[str]:
-    """Serve `directory/www` by an nginx of our own."""
+def served_by_nginx(directory: Path) -> Iterator[tuple[str, Path]]:
+    """Serve `directory/www` over HTTPS by an nginx of our own; yields its address, and what to know it by."""
     (directory / "www").mkdir()
     port = free_port()
+    authorities = Authorities.create(directory / "nginx-ca")
+    authority, certificate = directory / "nginx-ca.crt", directory / "nginx.pem"
+    write_durably(authority, authorities.trusted("services"))
+    write_durably(certificate, authorities.issue_service("nginx", [HOST], server=True))
     settings = directory / "nginx.conf"
     settings.write_text(
         f"daemon off; worker_processes 1; pid {directory}/nginx.pid; error_log {directory}/nginx.log;\n"
@@ -152,14 +160,16 @@ def served_by_nginx(directory: Path) -> Iterator[str]:
         + "events {}\n"
         f"http {{ access_log off; sendfile on; client_body_temp_path {directory}/t1; proxy_temp_path {directory}/t2;\n"
         f"fastcgi_temp_path {directory}/t3; uwsgi_temp_path {directory}/t4; scgi_temp_path {directory}/t5;\n"
-        f"server {{ listen {HOST}:{port}; root {directory}/www; }} }}\n",
+        f"server {{ listen {HOST}:{port} ssl; ssl_certificate {certificate}; ssl_certificate_key {certificate};\n"
+        f"ssl_protocols TLSv1.2 TLSv1.3; root {directory}/www; }} }}\n",
         encoding="utf-8",
     )
     nginx = subprocess.Popen([str(find("nginx")), "-c", str(settings), "-e", str(directory / "nginx.log")])
     try:
         (directory / "www" / "ready").touch()
-        wait_for(lambda: answers(f"http://{HOST}:{port}/ready"), START_TIMEOUT_S)
-        yield f"http://{HOST}:{port}"
+        if not wait_for(lambda: answers(f"https://{HOST}:{port}/ready", authority), START_TIMEOUT_S):
+            raise SystemExit(f"bench: nginx does not answer; see {directory}/nginx.log")
+        yield f"https://{HOST}:{port}", authority
     finally:
         nginx.terminate()
         nginx.wait()
@@ -168,7 +178,8 @@ def served_by_nginx(directory: Path) -> Iterator[str]:
 @contextmanager
 def agent_running(directory: Path) -> Iterator[tuple[World, Operator, Process]]:
     """Run a broker, a cloud and one agent, whose application does nothing."""
-    world = World(directory / "world")
+    world = World(directory / "world", "mosquitto")
+    assert world.tls and world.broker.url.startswith("mqtts:")  # noqa: S101, PT018 - what is measured goes over TLS
     operator = Operator(world, Teller(), fleetlift)
     agent = Process("agent", [], world.logs / "agent.log", environment_of(UNIT))
     try:
@@ -222,10 +233,10 @@ def update(world: World, operator: Operator, agent: Process, version: str) -> Up
     return Update((verified_at - taken).total_seconds(), (verified_at - downloaded).total_seconds(), *used)
 
 
-def download(url: str, target: Path) -> Download:
+def download(url: str, authority: Path, target: Path) -> Download:
     """Fetch with curl, hash with sha256sum."""
     before, start = os.times(), time.perf_counter()
-    subprocess.run([str(find("curl")), "-sS", "-o", str(target), url], check=True)
+    subprocess.run([str(find("curl")), "-sS", "--cacert", str(authority), "-o", str(target), url], check=True)
     subprocess.run([str(find("sha256sum")), str(target)], check=True, stdout=subprocess.DEVNULL)
     seconds, after = time.perf_counter() - start, os.times()
     target.unlink()
