@@ -237,7 +237,8 @@ class AttemptRow(Row, table=True):
     """One device taking one firmware, put together from its journal's entries; `ended_seq` is the last one's number.
 
     `source_id` is what the device said; nothing else has to know it. A success counts while `taken_back_at_ms` is null;
-    `contradicted_by` is the digest that was reported instead.
+    `contradicted_by` is the digest that was reported instead. By the cloud's own clock, the device was first known to
+    restart into the firmware at `taken_at_ms`, and to have ended the attempt at `settled_at_ms`.
     """
 
     __tablename__ = "attempt"
@@ -269,6 +270,8 @@ class AttemptRow(Row, table=True):
     started_at_ms: int = Field(sa_type=BigInteger)
     ended_at_ms: int | None = Field(default=None, sa_type=BigInteger)
     ended_seq: int | None = Field(default=None, sa_type=BigInteger)
+    taken_at_ms: int | None = Field(default=None, sa_type=BigInteger)
+    settled_at_ms: int | None = Field(default=None, sa_type=BigInteger)
     taken_back_at_ms: int | None = Field(default=None, sa_type=BigInteger)
     contradicted_by: str | None = None
 

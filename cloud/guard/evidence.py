@@ -52,12 +52,14 @@ class HealthEvidence:
 class Memory:
     """What a rollout remembers between two looks.
 
-    `ramp_s` is how long coverage grows in the open phase. `silence_log_e` is the evidence for silence so far, in
-    millionths of its natural logarithm, of devices last heard until `heard_through_ms`, with the numbers that went
-    quiet. `seen`, `quiet_seen` and `health_seen` are what was there when somebody resumed it: it does not count again.
+    `ramp_s` is how long coverage grows in the open phase, which opened at `opened_at_ms`. `silence_log_e` is the
+    evidence for silence (`sequential.add_silence`) after `silence_looks` intervals, in millionths of its natural
+    logarithm, of devices last heard until `heard_through_ms`, with the numbers that went quiet. `seen`, `quiet_seen`
+    and `health_seen` are what was there when somebody resumed it: it does not count again.
     """
 
     ramp_s: int = 0
+    opened_at_ms: int = 0
     stopped: tuple[Stratum, ...] = ()
     retried_at: int = 0
     rolled_back: bool = False
@@ -66,6 +68,7 @@ class Memory:
     health_seen: tuple[HealthEvidence, ...] = ()
     heard_through_ms: int = 0
     silence_log_e: int = 0
+    silence_looks: int = 0
     took_quiet: int = 0
     control_quiet: int = 0
 
@@ -105,18 +108,21 @@ class StratumEvidence:
     """What became of the devices of one hardware model that came from one version (None: from nothing).
 
     Each device counts once, by its last attempt that was not cancelled: `started` = `under_way` + `proven` +
-    `succeeded` + failures + `transient`. `succeeded` stood the soak, on the digest that booted; `proven` booted it, and
-    the soak is not over; `transient` are failures that say nothing of the firmware. `quiet` are those of `under_way` or
-    `proven` or `succeeded` that took it and were not heard of for long.
+    `succeeded` + failures + `transient` + `moved_on`. `succeeded` stood the soak, on the digest that booted; `proven`
+    booted it, and the soak is not over; `transient` are failures that say nothing of the firmware; `moved_on` took
+    another firmware since. `away` are those of `under_way`, and `quiet` those of all that took it and did not fail,
+    that were not heard of for long.
     """
 
     stratum: Stratum
     started: int = 0
     under_way: int = 0
+    away: int = 0
     proven: int = 0
     succeeded: int = 0
     failures: Mapping[Fingerprint, int] = field(default_factory=dict)
     transient: int = 0
+    moved_on: int = 0
     quiet: int = 0
 
     @property
@@ -137,7 +143,8 @@ class Arm:
 class Silence:
     """Who was heard last between `Memory.heard_through_ms` and `through_ms`, and not since.
 
-    `through_ms` is `quiet_after_s` ago. `took` had taken the release by then; `control` are devices of the group that had not.
+    `through_ms` is `quiet_after_s` ago. `took` had taken the release by then; `control` are devices of the group that
+    had not.
     """
 
     through_ms: int
@@ -183,8 +190,13 @@ class Evidence:
 
     @property
     def under_way(self) -> int:
-        """Devices in the middle of it."""
+        """Devices in the middle of it, wherever they are."""
         return sum(it.under_way for it in self.strata)
+
+    @property
+    def middle(self) -> int:
+        """Devices in the middle of it, of which was heard lately."""
+        return sum(it.under_way - it.away for it in self.strata)
 
     @property
     def failed(self) -> int:

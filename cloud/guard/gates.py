@@ -9,11 +9,21 @@ from typing import Final
 
 from cloud.guard.evidence import Evidence, Fingerprint, HealthEvidence, Memory, StratumEvidence
 from cloud.guard.policy import FailureGate, Gates, HealthGate, Response, SilenceGate
-from cloud.guard.sequential import MILLION, log_bound, rate_log_e, silence_log_e, to_millionths
+from cloud.guard.sequential import (
+    MILLION,
+    add_silence,
+    begins_at,
+    log_bound,
+    rate_log_e,
+    silence_evidence,
+    silence_log_e,
+    to_millionths,
+)
 from protocol.schedule import MAX_STRATA, Stratum
 
 ADVANCE_MS: Final = 5 * 60_000
 """How much time without anybody's going quiet is remembered at once."""
+MAX_CREDIT: Final = 1000
 MAX_NAMED: Final = 3
 
 
@@ -58,13 +68,17 @@ def hear(gates: Gates, memory: Memory, evidence: Evidence) -> Memory:
     if not took.went_quiet and not control.went_quiet:
         long_ago = silence.through_ms - memory.heard_through_ms >= ADVANCE_MS
         return replace(memory, heard_through_ms=silence.through_ms) if long_ago else memory
+    increment = silence_log_e(took, control, gate.intolerable_ratio_percent)
+    before = memory.silence_log_e / MILLION if memory.silence_looks else None
+    log_a = add_silence(before, memory.silence_looks, increment)
+    is_fresh = before is None or before < begins_at(memory.silence_looks)
     return replace(
         memory,
         heard_through_ms=silence.through_ms,
-        silence_log_e=memory.silence_log_e
-        + to_millionths(silence_log_e(took, control, gate.intolerable_ratio_percent)),
-        took_quiet=memory.took_quiet + took.went_quiet,
-        control_quiet=memory.control_quiet + control.went_quiet,
+        silence_log_e=max(to_millionths(log_a), -MAX_CREDIT * MILLION),
+        silence_looks=memory.silence_looks + 1,
+        took_quiet=took.went_quiet + (0 if is_fresh else memory.took_quiet),
+        control_quiet=control.went_quiet + (0 if is_fresh else memory.control_quiet),
     )
 
 
@@ -99,7 +113,8 @@ def judge_silence(gate: SilenceGate, memory: Memory, evidence: Evidence) -> Find
     if gate.max_quiet is not None and quiet > gate.max_quiet:
         why = f"{quiet} devices took it and were not heard of for {gate.quiet_after_s} s, at most {gate.max_quiet} may"
         return Finding(gate="silence", then=gate.then, why=why)
-    if memory.silence_log_e < log_bound(gate.false_stop_permille) * MILLION:
+    log_e = silence_evidence(memory.silence_log_e / MILLION, memory.silence_looks)
+    if log_e < log_bound(gate.false_stop_permille):
         return None
     why = (
         f"{memory.took_quiet} devices that took it went quiet for more than {gate.quiet_after_s} s, and "

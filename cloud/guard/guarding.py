@@ -161,7 +161,7 @@ def _stop(standing: Standing, findings: tuple[Finding, ...], now_ms: int) -> Ver
 def _go_on(policy: Policy, standing: Standing, evidence: Evidence, now_ms: int) -> Verdict:
     """Return whether the open phase is over, and what comes then."""
     soaked_at_ms = standing.phase_began_at_ms + 1000 * (standing.memory.ramp_s + policy.phases[standing.phase].soak_s)
-    middle = max(0, evidence.under_way - evidence.quiet)
+    middle = evidence.middle
     settled = evidence.fresh_succeeded + evidence.fresh_failed
     is_last = standing.phase + 1 == len(policy.phases)
     name = _phase_name(policy, standing)
@@ -191,8 +191,8 @@ def _go_on(policy: Policy, standing: Standing, evidence: Evidence, now_ms: int) 
 def _hold(policy: Policy, standing: Standing, evidence: Evidence, soaks_for_ms: int) -> str | None:
     """Return what the open phase waits for, as a sentence's end, or None if it is over."""
     settled = evidence.fresh_succeeded + evidence.fresh_failed
-    middle = max(0, evidence.under_way - evidence.quiet)
-    idle = evidence.nobody_left and not middle and not evidence.proven
+    middle = evidence.middle
+    idle = evidence.nobody_left and not evidence.under_way and not evidence.proven
     if idle and not settled:
         return None
     if soaks_for_ms > 0:

@@ -68,7 +68,7 @@ class FailureGate:
     """
 
     tolerable_permille: int = 20
-    intolerable_permille: int = 100
+    intolerable_permille: int = 200
     false_stop_permille: int = 10
     max_failures: int | None = None
     then: Response = Response.PAUSE
@@ -115,7 +115,7 @@ class HealthGate:
     at_most: int | None = None
     at_least: int | None = None
     tolerable_permille: int = 20
-    intolerable_permille: int = 100
+    intolerable_permille: int = 200
     false_stop_permille: int = 10
     then: Response = Response.PAUSE
 

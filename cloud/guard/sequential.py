@@ -62,6 +62,33 @@ def silence_log_e(took: Arm, control: Arm, ratio_percent: int) -> float:
     return took.went_quiet * math.log(worse / even) + control.went_quiet * math.log((1 - worse) / (1 - even))
 
 
+def add_silence(log_a: float | None, looks: int, increment: float) -> float:
+    """Return log A(t) after one more interval in which somebody went quiet, from log A(t - 1) (None: nothing yet).
+
+    Nights and outages in which both sides go quiet alike speak strongly *for* a release, and would leave it a credit
+    that later excuses many lost devices. So the evidence is a mixture over when the trouble began: with the
+    probability w(s) = 1 / (s (s + 1)) at interval s, and not before. A(t) = e(t) (A(t - 1) + w(t)) is the part that
+    has begun, and A(t) + 1 / (t + 1) a supermartingale that begins at 1, as a mixture of such.
+    """
+    begins = begins_at(looks)
+    return increment + (begins if log_a is None else _log_sum(log_a, begins))
+
+
+def begins_at(looks: int) -> float:
+    """Return log w(t): the probability that the trouble begins in the interval after so many."""
+    return -math.log((looks + 1) * (looks + 2))
+
+
+def silence_evidence(log_a: float, looks: int) -> float:
+    """Return the evidence after so many intervals: log(A(t) + 1 / (t + 1))."""
+    return _log_sum(log_a, -math.log(looks + 1)) if looks else 0.0
+
+
+def _log_sum(one: float, other: float) -> float:
+    high, low = max(one, other), min(one, other)
+    return high + math.log1p(math.exp(low - high))
+
+
 def to_millionths(log_e: float) -> int:
     """Return evidence as it is remembered, rounded down."""
     return math.floor(log_e * MILLION)

@@ -41,6 +41,7 @@ def resume(policy: Policy, standing: Standing, evidence: Evidence, now_ms: int) 
             quiet_seen=evidence.quiet,
             health_seen=evidence.health,
             silence_log_e=0,
+            silence_looks=0,
             took_quiet=0,
             control_quiet=0,
         )

@@ -15,7 +15,7 @@ from cloud.store.errors import ConflictError, NotFoundError
 from cloud.store.lookup import firmware_by_id, firmware_ref
 from cloud.store.otas import close_overtaken
 from cloud.store.outbox import mark
-from cloud.store.situations import as_noticed
+from cloud.store.situations import as_noticed, floors_of
 from cloud.values import ChannelKey, OutboxKind, ReleaseView
 from protocol.codec import MAX_MESSAGE_BYTES, encode, structure
 from protocol.down import Notice
@@ -92,6 +92,16 @@ def changed(change: Change, channel: ChannelKey) -> None:
         )
     mark(change, OutboxKind.NOTICE, [str(channel)])
     close_overtaken(change, channel.product, component=channel.component)
+
+
+def check_floor(session: Session, firmware: FirmwareRow) -> None:
+    """Raise ConflictError for firmware that release managers retired."""
+    floor = floors_of(session, firmware.product).get(firmware.component, 0)
+    if firmware.seq < floor:
+        raise ConflictError(
+            f"firmware {firmware.component} {firmware.version} (seq {firmware.seq}) is below the signed floor {floor}: "
+            "release managers retired it, and no device would take it; nothing was changed"
+        )
 
 
 def release_views(session: Session, rows: Sequence[ReleaseRow], now_ms: int) -> tuple[ReleaseView, ...]:

@@ -8,22 +8,34 @@ the same bytes, whoever publishes it and however often.
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import func
 from sqlmodel import Session, col, select
 
 from cloud.fleet import FleetView
+from cloud.guard.policy import Phase, Policy
 from cloud.models import AttemptRow, ChannelRow, CounterRow, FirmwareRow, ReleaseRow
 from cloud.planner import Forecast, forecast
 from cloud.shadowing import rollback_range
 from cloud.store.audit import audit
-from cloud.store.channels import changed, channel_key, find_release, in_channel, live_release, notice_of, release_views
+from cloud.store.channels import (
+    changed,
+    channel_key,
+    check_floor,
+    find_release,
+    in_channel,
+    live_release,
+    notice_of,
+    release_views,
+)
 from cloud.store.engine import Change, Database
 from cloud.store.errors import ConflictError, NotFoundError
 from cloud.store.events import note
-from cloud.store.lookup import firmware_by_id, firmware_row, group_row, release_row
-from cloud.store.situations import as_noticed, channels_of, floors_of, ids_of, situations
+from cloud.store.lookup import firmware_by_id, firmware_row, group_row, product_row, release_row
+from cloud.store.rollouts import abort_with, check_plan, start_rollout
+from cloud.store.situations import as_noticed, channels_of, ids_of, situations
 from cloud.values import ChannelKey, ReleaseDraft, ReleasePatch, ReleaseView
 from protocol.codec import to_plain
 from protocol.down import Notice
@@ -37,14 +49,16 @@ class Releases:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def create(self, draft: ReleaseDraft, *, by: str) -> ReleaseView:
-        """Release a published firmware on a channel under its next label.
+    def create(self, draft: ReleaseDraft, *, by: str, policy: Policy | None = None, plan_hash: str = "") -> ReleaseView:
+        """Release a published firmware on a channel under its next label, by a plan if it has a `policy`.
 
-        NotFoundError without such a product, group or firmware; ConflictError if the firmware is not published, is
-        below the signed floor, or the channel has too many releases that still reach somebody.
+        With one, percentage and terms of the draft are its. NotFoundError without such a product, group or firmware;
+        ConflictError if the firmware is not published, is below the signed floor, or the channel has too many releases
+        that still reach somebody.
         """
         with self._database.changing() as change:
-            return release_views(change.session, [_create(change, draft, by)], change.now_ms)[0]
+            row = _create(change, draft, by, policy=_with_approvals(change.session, draft, policy), plan_hash=plan_hash)
+            return release_views(change.session, [row], change.now_ms)[0]
 
     def forecast(self, draft: ReleaseDraft) -> Forecast:
         """Tell which devices would take this draft now, and why each other one would not; changes nothing.
@@ -75,6 +89,8 @@ class Releases:
             _check_patch(change.session, row, patch)
             before = {name: getattr(row, name) for name, value in wanted.items() if getattr(row, name) != value}
             if before:
+                if patch.enabled is False:
+                    abort_with(change, row, by)
                 for name in before:
                     setattr(row, name, wanted[name])
                 if "enabled" in before:
@@ -151,7 +167,8 @@ class Releases:
                 description=source.description if description is None else description,
             )
             references = source.label if channel == channel_key(source) else None
-            row = _create(change, draft, by, references_label=references, promoted_from=source.id)
+            policy = _with_approvals(change.session, draft, None)
+            row = _create(change, draft, by, references_label=references, promoted_from=source.id, policy=policy)
             return release_views(change.session, [row], change.now_ms)[0]
 
     def releases(
@@ -217,6 +234,8 @@ def _create(
     *,
     references_label: int | None = None,
     promoted_from: str | None = None,
+    policy: Policy | None = None,
+    plan_hash: str = "",
 ) -> ReleaseRow:
     session, channel = change.session, draft.channel
     firmware = _releasable(session, draft)
@@ -230,6 +249,8 @@ def _create(
     row.created_at_ms, row.created_by = change.now_ms, by
     session.add(row)
     session.flush()
+    if policy is not None:
+        start_rollout(change, row, policy, plan_hash)
     after = {"channel": str(channel), "label": row.label, **to_plain(as_noticed(row, firmware))}
     audit(change, by, "release.created", f"release/{row.id}", after=after)
     note(
@@ -248,6 +269,14 @@ def named(row: ReleaseRow) -> dict[str, Any]:
     return {"channel": str(channel_key(row)), "label": row.label}
 
 
+def _with_approvals(session: Session, draft: ReleaseDraft, policy: Policy | None) -> Policy | None:
+    """Return the plan with the approvals that the product asks for; of a plain release that needs some, one phase."""
+    approvals = product_row(session, draft.channel.product).approvals
+    if policy is None and approvals:
+        policy = Policy(phases=(Phase(percentage=draft.percentage),), terms=draft.terms)
+    return policy and replace(policy, approvals=max(policy.approvals, approvals))
+
+
 def _releasable(session: Session, draft: ReleaseDraft) -> FirmwareRow:
     channel = draft.channel
     group_row(session, channel.product, channel.group)
@@ -255,17 +284,8 @@ def _releasable(session: Session, draft: ReleaseDraft) -> FirmwareRow:
     what = f"{firmware.component} {firmware.version}"
     if firmware.published_at_ms is None:
         raise ConflictError(f"firmware {what} is not published: its image cannot be served yet; nothing was released")
-    _check_floor(session, firmware)
+    check_floor(session, firmware)
     return firmware
-
-
-def _check_floor(session: Session, firmware: FirmwareRow) -> None:
-    floor = floors_of(session, firmware.product).get(firmware.component, 0)
-    if firmware.seq < floor:
-        raise ConflictError(
-            f"firmware {firmware.component} {firmware.version} (seq {firmware.seq}) is below the signed floor {floor}: "
-            "release managers retired it, and no device would take it; nothing was changed"
-        )
 
 
 def _row(draft: ReleaseDraft, firmware: FirmwareRow, *, label: int, decision: int) -> ReleaseRow:
@@ -304,6 +324,7 @@ def _last_decision(session: Session) -> int:
 
 def _check_patch(session: Session, row: ReleaseRow, patch: ReleasePatch) -> None:
     name, nothing = f"v{row.label} of {channel_key(row)}", "nothing was changed"
+    check_plan(session, row, patch)
     if not row.enabled and patch.enabled is not True and patch != ReleasePatch(enabled=False):
         raise ConflictError(f"{name} is disabled; enable it first; {nothing}")
     if patch.percentage is not None and patch.percentage < row.percentage:
@@ -313,7 +334,7 @@ def _check_patch(session: Session, row: ReleaseRow, patch: ReleasePatch) -> None
         )
     if patch.enabled and not row.enabled:
         group_row(session, row.product, row.group_name)
-        _check_floor(session, firmware_by_id(session, row.firmware_id))
+        check_floor(session, firmware_by_id(session, row.firmware_id))
 
 
 def _check_succeeded(session: Session, row: ReleaseRow, doing: str) -> None:

@@ -30,7 +30,9 @@ from cloud.store.metrics import Metrics
 from cloud.store.outbox import Outbox
 from cloud.store.redundancy import Redundancy
 from cloud.store.releases import Releases
+from cloud.store.rollouts import Rollouts
 from cloud.store.tokens import Tokens
+from cloud.store.webhooks import Webhooks
 
 
 class Store:
@@ -42,6 +44,7 @@ class Store:
         self.outbox = Outbox(database)
         self.catalog = Catalog(database)
         self.releases = Releases(database)
+        self.rollouts = Rollouts(database)
         self.devices = Devices(database)
         self.redundancy = Redundancy(database)
         self.journal = Journal(database)
@@ -50,6 +53,7 @@ class Store:
         self.enrolment = Enrolment(database)
         self.certificates = Certificates(database)
         self.events = Events(database)
+        self.webhooks = Webhooks(database)
 
     @classmethod
     def open(cls, url: str, now: Callable[[], float]) -> Self:

@@ -1,0 +1,320 @@
+"""Rollouts by plan: what the guard decides is carried out in one transaction, or not at all.
+
+A look reads one snapshot, asks the guard, and applies the verdict if nobody changed the rollout in between (its
+`revision`), together with what devices are to be told (the notice, in the outbox), the events and the audit. A cloud
+that ends anywhere has done all of it or nothing, and looks again when it is back; the same look twice does it once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlmodel import Session, col, select
+
+from cloud.guard import steering
+from cloud.guard.evidence import OPEN, Evidence, Memory, Standing, Status
+from cloud.guard.guarding import Verdict, guard
+from cloud.guard.planning import begin, coverage
+from cloud.guard.policy import Policy
+from cloud.models import ReleaseRow
+from cloud.rollout_models import RolloutRow
+from cloud.store.audit import audit
+from cloud.store.channels import changed, channel_key, check_floor, release_views
+from cloud.store.engine import Change, Database
+from cloud.store.errors import ConflictError, NotFoundError
+from cloud.store.events import note
+from cloud.store.lookup import firmware_by_id, release_row
+from cloud.store.rollout_evidence import evidence_of, group_size
+from cloud.store.rollout_notes import note_actions
+from cloud.values import ReleasePatch, ReleaseView
+from protocol.codec import structure, to_plain
+
+GUARD: Final = "guard"
+"""Who decides when nobody does."""
+TRIES: Final = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutView:
+    """A rollout: its plan, where it stands, what is known of it, and what it waits for (`why`)."""
+
+    release: ReleaseView
+    policy: Policy
+    standing: Standing
+    evidence: Evidence
+    why: str
+    again_at_ms: int | None
+    plan_hash: str
+    revision: int
+    now_ms: int
+
+
+class Rollouts:
+    """Releases that go by a plan."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def page(self, release_id: str, *, listening_since_ms: int = 0) -> RolloutView:
+        """Return how a rollout stands; NotFoundError for a release that does not exist or has no plan."""
+        with self._database.reading() as session:
+            return _view(session, rollout_row(session, release_id), self._database.now_ms(), listening_since_ms)
+
+    def has_plan(self, release_id: str) -> bool:
+        """Tell whether a release goes by a plan."""
+        with self._database.reading() as session:
+            return session.get(RolloutRow, release_id) is not None
+
+    def open(self) -> tuple[str, ...]:
+        """Return the ids of the releases whose rollouts may still go on."""
+        query = select(RolloutRow.release_id).where(col(RolloutRow.status).in_([it.value for it in OPEN]))
+        with self._database.reading() as session:
+            return tuple(session.exec(query.order_by(col(RolloutRow.release_id))))
+
+    def reconcile(self, release_id: str, *, listening_since_ms: int = 0) -> int | None:
+        """Look at a rollout and do what follows; return when time alone makes another look worth it, or None.
+
+        Nothing is believed of silence before the cloud has listened since `listening_since_ms` for long enough.
+        """
+        for _ in range(TRIES):
+            with self._database.reading() as session:
+                row = rollout_row(session, release_id)
+                policy, before = policy_of(row), standing_of(row)
+                if not before.is_open:
+                    return None
+                release, now_ms = release_row(session, release_id), self._database.now_ms()
+                evidence = evidence_of(
+                    session, release, policy, before, now_ms=now_ms, listening_since_ms=listening_since_ms
+                )
+            verdict = guard(policy, before, evidence, now_ms)
+            if verdict.standing == before or self._apply(release_id, row.revision, verdict):
+                return verdict.again_at_ms
+        return self._database.now_ms()
+
+    def _apply(self, release_id: str, revision: int, verdict: Verdict) -> bool:
+        """Carry a verdict out; False if the rollout is not what it was any more, and nothing was changed."""
+        with self._database.changing() as change:
+            row = rollout_row(change.session, release_id)
+            if row.revision != revision:
+                return False
+            release = release_row(change.session, release_id)
+            before = standing_of(row)
+            carry_out(change, row, release, verdict.standing)
+            note_actions(change, release, policy_of(row), verdict.actions)
+            if verdict.actions:
+                told = {"before": _told(before), "after": _told(verdict.standing, verdict.why)}
+                audit(change, GUARD, f"rollout.{_did(verdict)}", f"release/{release_id}", **told)
+            return True
+
+    def pause(self, release_id: str, *, by: str, why: str = "") -> RolloutView:
+        """Have nobody further take it; who is before the restart with it lets it be."""
+        said = why or f"paused by {by}"
+        return self._steer(release_id, by, "paused", lambda it: steering.pause(it.standing, it.now_ms, said), why=said)
+
+    def resume(self, release_id: str, *, by: str) -> RolloutView:
+        """Go on where it was; what stopped it does not count again."""
+        return self._steer(
+            release_id, by, "resumed", lambda it: steering.resume(it.policy, it.standing, it.evidence, it.now_ms)
+        )
+
+    def abort(self, release_id: str, *, by: str, why: str = "") -> RolloutView:
+        """Disable it for good: its devices return to the release before."""
+        said = why or f"aborted by {by}"
+        return self._steer(release_id, by, "aborted", lambda it: steering.abort(it.standing, said), why=said)
+
+    def approve(self, release_id: str, *, by: str) -> RolloutView:
+        """Agree to it; when enough others than who made it did, its first phase opens."""
+        return self._steer(
+            release_id,
+            by,
+            "approved",
+            lambda it: steering.approve(
+                it.policy,
+                it.standing,
+                by=by,
+                made_by=it.release.created_by,
+                now_ms=it.now_ms,
+                devices=it.evidence.devices,
+            ),
+        )
+
+    def advance(self, release_id: str, *, by: str) -> RolloutView:
+        """Open the next phase now."""
+        return self._steer(
+            release_id,
+            by,
+            "phase",
+            lambda it: steering.advance(it.policy, it.standing, it.now_ms, it.evidence.devices),
+        )
+
+    def retry(self, release_id: str, *, by: str) -> RolloutView:
+        """Have the devices that failed so far try once more."""
+        with self._database.changing() as change:
+            decision = change.next_number("decision")
+            return _steer(change, release_id, by, "retried", lambda it: steering.retry(it.standing, decision))
+
+    def _steer(
+        self, release_id: str, by: str, what: str, turn: Callable[[RolloutView], Standing], **data: Any
+    ) -> RolloutView:
+        with self._database.changing() as change:
+            return _steer(change, release_id, by, what, turn, **data)
+
+
+def rollout_row(session: Session, release_id: str) -> RolloutRow:
+    """Return the rollout of a release; NotFoundError without a plan."""
+    release = release_row(session, release_id)
+    row = session.get(RolloutRow, release_id)
+    if row is None:
+        raise NotFoundError(
+            f"v{release.label} of {channel_key(release)} has no plan: it is at {release.percentage} % until it is "
+            "patched, and the brake is to disable it; nothing was changed"
+        )
+    return row
+
+
+def policy_of(row: RolloutRow) -> Policy:
+    """Return a rollout's plan."""
+    return structure(row.policy, Policy)
+
+
+def standing_of(row: RolloutRow) -> Standing:
+    """Return where a rollout stands."""
+    return Standing(
+        status=Status(row.status),
+        phase=row.phase,
+        phase_began_at_ms=row.phase_began_at_ms,
+        paused_at_ms=row.paused_at_ms,
+        why=row.why,
+        approved_by=tuple(row.approved_by),
+        memory=structure(row.memory, Memory),
+    )
+
+
+def start_rollout(change: Change, release: ReleaseRow, policy: Policy, plan_hash: str = "") -> None:
+    """Give a release that is being made a plan, and have it say what the plan begins with."""
+    devices = group_size(change.session, release.product, release.group_name)
+    standing = begin(policy, change.now_ms, devices)
+    row = RolloutRow(
+        release_id=release.id,
+        policy=to_plain(policy),
+        status=standing.status.value,
+        plan_hash=plan_hash,
+        updated_at_ms=change.now_ms,
+    )
+    cover = coverage(policy, standing)
+    release.percentage, release.terms, release.enabled = cover.percentage, to_plain(cover.terms), cover.enabled
+    change.session.add(release)
+    _keep(change, row, standing)
+
+
+def check_plan(session: Session, release: ReleaseRow, patch: ReleasePatch) -> None:
+    """Raise ConflictError for a patch that the release's plan stands against."""
+    row = session.get(RolloutRow, release.id)
+    if row is None:
+        return
+    name, standing = f"v{release.label} of {channel_key(release)}", standing_of(row)
+    if patch.enabled and not release.enabled:
+        what = {
+            Status.AWAITING_APPROVAL: "waits for approval: have somebody else approve it",
+            Status.STOPPED_BY_GATE: "was rolled back by a gate: resume it if it is to go on",
+        }.get(standing.status, "was aborted with its plan: release it again")
+        raise ConflictError(f"{name} {what}; nothing was changed")
+    if patch.percentage is not None and standing.is_open:
+        raise ConflictError(
+            f"{name} goes by a plan, which sets its percentage; nothing was changed. `release rollout` tells where it "
+            "stands, `release advance` opens the next phase at once, and `release abort` ends it"
+        )
+
+
+def abort_with(change: Change, release: ReleaseRow, by: str) -> bool:
+    """End the open rollout of a release that somebody disables; False if there is none."""
+    row = change.session.get(RolloutRow, release.id)
+    if row is None or not standing_of(row).is_open:
+        return False
+    said = f"disabled by {by}"
+    _steer(change, release.id, by, "aborted", lambda it: steering.abort(it.standing, said), why=said)
+    return True
+
+
+def carry_out(change: Change, row: RolloutRow, release: ReleaseRow, standing: Standing) -> None:
+    """Bring the rows to a standing, and have the channel told if devices are to do anything else then."""
+    cover = coverage(policy_of(row), standing)
+    said = (cover.percentage, to_plain(cover.terms), cover.enabled)
+    if said != (release.percentage, release.terms, release.enabled):
+        if cover.enabled and not release.enabled:
+            check_floor(change.session, firmware_by_id(change.session, release.firmware_id))
+        if cover.enabled != release.enabled:
+            release.disabled_at_ms = None if cover.enabled else change.now_ms
+        release.percentage, release.terms, release.enabled = said
+        change.session.add(release)
+        changed(change, channel_key(release))
+    _keep(change, row, standing)
+
+
+def _keep(change: Change, row: RolloutRow, standing: Standing) -> None:
+    row.status, row.phase, row.why = standing.status.value, standing.phase, standing.why
+    row.phase_began_at_ms, row.paused_at_ms = standing.phase_began_at_ms, standing.paused_at_ms
+    row.approved_by, row.memory = list(standing.approved_by), to_plain(standing.memory)
+    row.revision += 1
+    row.updated_at_ms = change.now_ms
+    change.session.add(row)
+    change.session.flush()
+
+
+def _steer(
+    change: Change, release_id: str, by: str, what: str, turn: Callable[[RolloutView], Standing], **data: Any
+) -> RolloutView:
+    row, release = rollout_row(change.session, release_id), release_row(change.session, release_id)
+    view = _view(change.session, row, change.now_ms)
+    try:
+        after = turn(view)
+    except steering.RolloutError as error:
+        raise ConflictError(f"v{release.label} of {channel_key(release)}: {error}") from None
+    carry_out(change, row, release, after)
+    subject = f"release/{release.id}"
+    if what == "phase":
+        data = {"phase": after.phase + 1, "of": len(view.policy.phases), "why": after.why}
+    note(change, f"rollout.{what}", subject, release.product, by=by, label=release.label, **data)
+    told = {"before": _told(view.standing), "after": _told(after, data.get("why", after.why))}
+    audit(change, by, f"rollout.{what}", subject, **told)
+    return _view(change.session, row, change.now_ms)
+
+
+def _told(standing: Standing, why: str = "") -> dict[str, object]:
+    """Return what the audit says of a standing."""
+    stopped = [str(it) for it in standing.memory.stopped]
+    told: dict[str, object] = {"status": standing.status.value, "phase": standing.phase + 1, "stopped": stopped}
+    return told | ({"why": why} if why else {})
+
+
+def _did(verdict: Verdict) -> str:
+    names = {
+        "Start": "started",
+        "OpenPhase": "phase",
+        "Pause": "gate",
+        "RollBack": "gate",
+        "StopStratum": "stratum_stopped",
+        "Complete": "completed",
+        "Overtake": "overtaken",
+    }
+    return names[type(verdict.actions[0]).__name__]
+
+
+def _view(session: Session, row: RolloutRow, now_ms: int, listening_since_ms: int = 0) -> RolloutView:
+    release = release_row(session, row.release_id)
+    policy, standing = policy_of(row), standing_of(row)
+    evidence = evidence_of(session, release, policy, standing, now_ms=now_ms, listening_since_ms=listening_since_ms)
+    verdict = guard(policy, standing, evidence, now_ms)
+    return RolloutView(
+        release=release_views(session, [release], now_ms)[0],
+        policy=policy,
+        standing=standing,
+        evidence=evidence,
+        why=verdict.why,
+        again_at_ms=verdict.again_at_ms,
+        plan_hash=row.plan_hash,
+        revision=row.revision,
+        now_ms=now_ms,
+    )
