@@ -119,6 +119,20 @@ class DeviceSettings(_Section):
     """For how long after its end a certificate is still good for getting the next one."""
 
 
+class EventSettings(_Section):
+    """How long what happened is kept, for timelines and webhooks."""
+
+    max_rows: int = Field(default=1_000_000, ge=1000)
+    max_age_days: int = Field(default=400, ge=4)
+
+
+class WebhookSettings(_Section):
+    """How webhooks are spoken to."""
+
+    ca_file: str | None = None
+    """What receivers' certificates are checked by (PEM); without it, by the system's list."""
+
+
 class LogSettings(_Section):
     """What the server says about its work, on standard error."""
 
@@ -133,6 +147,8 @@ class Settings(_Section):
     broker: BrokerSettings = BrokerSettings()
     storage: StorageSettings = StorageSettings()
     devices: DeviceSettings = DeviceSettings()
+    events: EventSettings = EventSettings()
+    webhooks: WebhookSettings = WebhookSettings()
     log: LogSettings = LogSettings()
 
 
@@ -176,6 +192,11 @@ class Home:
     def tls(self) -> Path:
         """The server's own certificates."""
         return self.cloud / "tls"
+
+    @property
+    def webhooks(self) -> Path:
+        """What webhooks are signed with, a file each."""
+        return self.cloud / "webhooks"
 
     @property
     def broker(self) -> Path:

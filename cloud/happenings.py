@@ -9,6 +9,17 @@ from typing import Any, Final
 from cloud.values import AuditView
 
 MAX_WORDS: Final = 300
+KINDS: Final = frozenset(
+    {
+        *("release.created", "release.patched", "release.disabled"),
+        *("rollout.phase", "rollout.paused", "rollout.resumed", "rollout.gate", "rollout.stratum_stopped"),
+        *("rollout.completed", "rollout.aborted", "rollout.approved", "rollout.retried"),
+        *("device.updated", "device.rolled_back", "device.failed", "device.success_taken_back", "device.quiet"),
+        *("turn.granted", "turn.taken_away"),
+        "webhook.test",
+    }
+)
+"""What can happen, as webhooks choose it."""
 _LEFT_OUT: Final = frozenset({"by", "channel", "label"})
 _AUDITED_AS: Final = {"release.disabled": "release.patched"}
 """Events whose decision the audit calls by another name."""

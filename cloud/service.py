@@ -68,14 +68,16 @@ class Service:
         open_joining: bool = True,
         refusals: Refusals | None = None,
         tell_access: Callable[[], None] = lambda: None,
+        beside: Mapping[str, Callable[[], Awaitable[None]]] | None = None,
     ) -> None:
         """Take the parts; `run` starts.
 
         `tell_access` has the broker learn whom it lets in and what each may do (blocking; raises FleetliftError).
+        `beside` are steps of other rooms that are repeated for ever beside these, by name.
         """
         self.tally = Tally(refusals)
         self._store, self._repository, self._link, self._topics = store, repository, link, topics
-        self._changes, self._tell_access = changes, tell_access
+        self._changes, self._tell_access, self._beside = changes, tell_access, dict(beside or {})
         self._revoked: frozenset[str] = frozenset()
         self._connected = asyncio.Event()
         self._asked: set[tuple[OutboxKind, str]] = set()
@@ -120,6 +122,8 @@ class Service:
             tasks.create_task(self._keep(self._tell_asked, "repeat"), name="repeat")
             tasks.create_task(self._keep(self._resign, "resign"), name="resign")
             tasks.create_task(self._keep(self._warn, "warn"), name="warn")
+            for name, step in self._beside.items():
+                tasks.create_task(self._keep(step, name), name=name)
 
     async def _keep(self, step: Callable[[], Awaitable[None]], name: str) -> None:
         """Repeat a step for ever; one that fails is logged and tried again."""

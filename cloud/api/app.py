@@ -22,6 +22,7 @@ from cloud.api import (
     releases,
     system,
     timelines,
+    webhooks,
 )
 from cloud.api.backend import Backend, authenticate
 from cloud.api.middleware import BodyLimit, NoteChanges
@@ -30,7 +31,7 @@ from cloud.api.problems import ANSWERS, answer_errors
 PREFIX: Final = "/api/v1"
 ROUTERS: Final = (
     *(system, products, metadata, firmware, blobs, groups, redundancy, releases, devices, otas, preflight),
-    *(enrolment_tokens, timelines, authorities),
+    *(enrolment_tokens, timelines, webhooks, authorities),
 )
 
 

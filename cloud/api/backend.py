@@ -18,6 +18,7 @@ from cloud.pki.authorities import Authorities
 from cloud.refusals import Refusals
 from cloud.store.store import Store
 from cloud.trust import MetadataRepository
+from cloud.webhooks.secret_files import SecretFiles
 
 MAX_WAIT_S: Final = 30
 """The longest that a long poll waits."""
@@ -30,7 +31,8 @@ class Backend:
 
     `broker_url` is what devices are told, `base_url` what links in answers begin with; `why_not_ready` says in a word
     what keeps devices from being served, and nothing when all is well; `counters` gives what the loops have counted,
-    `refusals` what they refused of each device; `authorities` sign devices' certificates, where TLS is spoken.
+    `refusals` what they refused of each device; `authorities` sign devices' certificates, where TLS is spoken;
+    `secrets` are what webhooks are signed with.
     """
 
     store: Store
@@ -45,6 +47,7 @@ class Backend:
     counters: Callable[[], Mapping[str, Mapping[str, int]]] = dict
     refusals: Refusals = field(default_factory=Refusals)
     authorities: Authorities | None = None
+    secrets: SecretFiles | None = None
 
     def link(self, *path: str | int) -> str:
         """Return the address of a page of the API."""

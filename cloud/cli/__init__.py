@@ -21,13 +21,14 @@ from cloud.cli.ota import ota
 from cloud.cli.product import product
 from cloud.cli.readers import outlive_readers
 from cloud.cli.release import release
+from cloud.cli.webhook import webhook
 from cloud.images import ImageError
 from cloud.roles import ConflictingRoleError
 from cloud.store.errors import ConflictError, InvalidError
 from protocol.errors import FleetliftError, ProtocolError, UserError
 
 INTERRUPTED: Final = 130
-LIGHT: Final = (product, firmware, group, release, device, set_, ota)
+LIGHT: Final = (product, firmware, group, release, device, set_, ota, webhook)
 HEAVY: Final[Mapping[str, str]] = {
     "init": "cloud.cli.initialise:init",
     "serve": "cloud.cli.serve:serve",

@@ -24,6 +24,7 @@ from cloud.artifacts import Artifacts
 from cloud.broker import EmbeddedBroker, Secured
 from cloud.broker_files import BrokerFilesError
 from cloud.changes import Changes
+from cloud.cli.beside import beside, webhook_authorities
 from cloud.cli.context import Command, Operator, pass_operator
 from cloud.cli.initialise import Plan, database_url, make_home, online_key_path, settle
 from cloud.cli.logs import configure_logging
@@ -38,6 +39,8 @@ from cloud.service import Service
 from cloud.store.store import Store
 from cloud.streams import Streams
 from cloud.trust import MetadataRepository
+from cloud.webhooks.secret_files import SecretFiles
+from cloud.webhooks.sending import Sender
 from protocol.errors import FleetliftError, UserError
 from protocol.topics import Topics
 
@@ -64,6 +67,8 @@ class Parts:
     renewed: bool
     """Whether certificates were renewed before the broker could be told."""
     listener: socket.socket
+    secrets: SecretFiles
+    sender: Sender
 
     @property
     def url(self) -> str:
@@ -153,6 +158,7 @@ def _open(home: Home, settings: Settings, stack: contextlib.ExitStack) -> Parts:
     artifacts = Artifacts(home.storage_path(settings.storage.blobs))
     stack.callback(artifacts.close)
     listener = stack.enter_context(_listen(settings.server.host, settings.server.port))
+    sender = Sender(tls=webhook_authorities(home, settings))
     security, renewed = _secure(home, settings, store) if settings.server.tls else (None, False)
     embedded = None
     if settings.broker.url is None:
@@ -167,6 +173,8 @@ def _open(home: Home, settings: Settings, stack: contextlib.ExitStack) -> Parts:
         security=security,
         renewed=renewed,
         listener=listener,
+        secrets=SecretFiles(home.webhooks),
+        sender=sender,
     )
 
 
@@ -274,6 +282,7 @@ async def _run(parts: Parts, operator: Operator) -> None:
         open_joining=parts.settings.devices.joining == "open",
         refusals=refusals,
         tell_access=lambda: _refresh(parts, config),
+        beside=beside(parts.store, parts.settings, changes, parts.secrets, parts.sender, source=parts.url),
     )
 
     backend = Backend(
@@ -289,6 +298,7 @@ async def _run(parts: Parts, operator: Operator) -> None:
         counters=lambda: _counters(service, link, streams),
         refusals=refusals,
         authorities=parts.security.authorities if parts.security else None,
+        secrets=parts.secrets,
     )
     config = uvicorn.Config(
         create_app(backend),

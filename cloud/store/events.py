@@ -66,7 +66,7 @@ class Events:
         if kinds:
             query = query.where(col(EventRow.kind).in_(kinds))
         with self._database.reading() as session:
-            return tuple(_view(row) for row in session.exec(query))
+            return tuple(event_view(row) for row in session.exec(query))
 
     def prune(self, *, max_rows: int, max_age_ms: int) -> int:
         """Forget one batch of what is beyond the newest `max_rows` or older than `max_age_ms`; return how many went.
@@ -75,16 +75,21 @@ class Events:
         """
         with self._database.changing() as change:
             last = change.session.exec(select(func.max(EventRow.number))).one() or 0
-            old = or_(col(EventRow.number) <= last - max_rows, col(EventRow.at_ms) < change.now_ms - max_age_ms)
             waiting = select(DeliveryRow.event).where(col(DeliveryRow.due_at_ms).is_not(None))
-            gone = change.session.exec(
-                select(EventRow.number)
-                .where(old, col(EventRow.number) < last, col(EventRow.number).not_in(waiting))
+            oldest = (
+                select(EventRow.number, EventRow.at_ms)
+                .where(col(EventRow.number) < last, col(EventRow.number).not_in(waiting))
                 .order_by(col(EventRow.number))
                 .limit(PRUNE_BATCH)
-            ).all()
+            )
+            before_ms = change.now_ms - max_age_ms
+            gone = [
+                number
+                for number, at_ms in change.session.exec(oldest)
+                if number is not None and (number <= last - max_rows or at_ms < before_ms)
+            ]
             if gone:
-                _forget(change, [number for number in gone if number is not None])
+                _forget(change, gone)
             return len(gone)
 
 
@@ -132,13 +137,15 @@ def _of(session: Session, subject: str, after: int | None, limit: int) -> tuple[
     query = select(EventRow).where(or_(col(EventRow.subject) == subject, troubles)).limit(limit)
     if after is None:
         newest = session.exec(query.order_by(col(EventRow.number).desc())).all()
-        return tuple(_view(row) for row in reversed(newest))
+        return tuple(event_view(row) for row in reversed(newest))
     return tuple(
-        _view(row) for row in session.exec(query.where(col(EventRow.number) > after).order_by(col(EventRow.number)))
+        event_view(row)
+        for row in session.exec(query.where(col(EventRow.number) > after).order_by(col(EventRow.number)))
     )
 
 
-def _view(row: EventRow) -> EventView:
+def event_view(row: EventRow) -> EventView:
+    """Return an event as others see it."""
     return EventView(
         number=row.number or 0,
         at_ms=row.at_ms,

@@ -1,0 +1,1 @@
+"""Webhooks: who is told of what happens, signed, retried until it is taken, and never led into the private network."""
