@@ -282,6 +282,19 @@ def load_context(path: Path) -> OperatorContext:
     return _load(path, OperatorContext)
 
 
+def read_broker_password(home: Home, settings: Settings) -> str | None:
+    """Return the password in `[broker] password_file`, None where none is named; raises UserError."""
+    if settings.broker.password_file is None:
+        return None
+    path = home.storage_path(settings.broker.password_file)
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise UserError(f"the broker's password file {path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError:  # its text would quote the password
+        raise UserError(f"the broker's password file {path} is not text in UTF-8.") from None
+
+
 def _load(path: Path, kind: type[M]) -> M:
     try:
         with path.open("rb") as file:

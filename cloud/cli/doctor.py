@@ -11,7 +11,7 @@ from rich.console import Console
 from cloud.broker_files import BrokerFiles
 from cloud.cli.context import Command, Operator, pass_operator
 from cloud.cli.render import Column, Output, plural
-from cloud.config import Home, Settings, load_settings, parse_broker_url
+from cloud.config import Home, Settings, load_settings, parse_broker_url, read_broker_password
 from cloud.doctor.case import Case, Door, Passes
 from cloud.doctor.examination import CHECKS, examine
 from cloud.doctor.findings import Finding, Verdict
@@ -62,7 +62,7 @@ def _case(
             passes=Passes(Path(scratch), Authorities(home.ca) if devices.ca is not None else None),
             cloud_certificate=home.storage_path(certificate) if certificate and cloud.ca is not None else None,
             username=settings.broker.username,
-            password=_password(home, settings),
+            password=read_broker_password(home, settings),
             files=BrokerFiles(directory, reload_command=settings.broker.reload_command),
             may_revoke=may_revoke,
         )
@@ -83,16 +83,6 @@ def _doors(home: Home, settings: Settings, broker: str | None, cloud_broker: str
             raise UserError(f"{option}: {error}. Nothing was looked at.") from None
         doors.append(Door(address.host, address.port, ca if address.tls else None))
     return doors[0], doors[1]
-
-
-def _password(home: Home, settings: Settings) -> str | None:
-    if settings.broker.password_file is None:
-        return None
-    path = home.storage_path(settings.broker.password_file)
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise UserError(f"the broker's password file {path} cannot be read: {error.strerror}.") from error
 
 
 def _watched(output: Output, case: Case) -> list[Finding]:

@@ -29,7 +29,7 @@ from cloud.cli.context import Command, Operator, pass_operator
 from cloud.cli.initialise import Plan, database_url, make_home, online_key_path, settle
 from cloud.cli.logs import configure_logging
 from cloud.cli.securing import Security, check_tls, listeners, reachable_host, url_of
-from cloud.config import Home, Settings, is_loopback, load_settings, parse_broker_url
+from cloud.config import Home, Settings, is_loopback, load_settings, parse_broker_url, read_broker_password
 from cloud.connection import BrokerAccess
 from cloud.intake import Intake
 from cloud.link import Link, UpMessage
@@ -200,13 +200,7 @@ def _embedded(home: Home, settings: Settings, security: Security | None) -> Embe
 
 
 def _access(settings: Settings, url: str, home: Home, security: Security | None) -> BrokerAccess:
-    address, password = parse_broker_url(url), None
-    if settings.broker.password_file is not None:
-        path = home.storage_path(settings.broker.password_file)
-        try:
-            password = path.read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise UserError(f"the broker's password file {path} cannot be read: {error.strerror}.") from error
+    address, password = parse_broker_url(url), read_broker_password(home, settings)
     if address.tls and security is None:
         raise UserError("[server] tls is off, and the broker speaks mqtts. Nothing was started; switch it on.")
     return BrokerAccess(

@@ -87,6 +87,24 @@ def test_a_mistake_is_a_sentence(closed: Office, arguments: tuple[str, ...], cod
     assert says in closed.call("doctor", *arguments, expect=code).err
 
 
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(None, "cannot be read: No such file"), (b"hunter\xe4\n", "is not text in UTF-8")],
+)
+def test_a_password_file_that_is_none_is_a_sentence(closed: Office, content: bytes | None, says: str) -> None:
+    home = Home(closed.home)
+    settings = home.settings_file.read_text()
+    home.settings_file.write_text(
+        settings.replace("[broker]\n", '[broker]\nusername = "u"\npassword_file = "secret"\n')
+    )
+    if content is not None:
+        home.storage_path("secret").write_bytes(content)
+    for command in ("doctor", "serve"):
+        told = closed.call(command, expect=2)
+        assert f"password file {home.storage_path('secret')} {says}" in told.err
+        assert "hunter" not in told.err
+
+
 @pytest.mark.broker
 def test_throw_away_certificates_do_not_stay(secured: Office, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
