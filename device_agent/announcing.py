@@ -7,7 +7,7 @@ from typing import Any
 
 from device_agent.consent import Asking, Question
 from device_agent.events import Attempt, Snapshot
-from protocol.phases import Outcome, Phase
+from protocol.phases import Outcome, Phase, Wait
 from protocol.selection import Wanted
 from protocol.values import Scope
 
@@ -35,6 +35,8 @@ class Announcer:
                 self._tell("forced", attempt)
             if before.phase is Phase.VERIFYING and after.phase is Phase.INSTALLING:
                 self._tell("update_ready", attempt)
+            if _awaits_sync(after) and not _awaits_sync(before):
+                self._tell("data_sync_wanted", attempt, data_schema=attempt.firmware.data_schema)
             if before.gate is Scope.INSTALL and after.gate is None and after.phase is Phase.INSTALLING:
                 self._tell("installing", attempt)
             if before.phase is Phase.INSTALLING and after.phase is Phase.RESTARTING:
@@ -73,6 +75,10 @@ class Announcer:
     def _tell(self, event: str, attempt: Attempt, **more: Any) -> None:
         firmware = attempt.firmware
         self._steps.append({"event": event, "component": firmware.component, "version": firmware.version, **more})
+
+
+def _awaits_sync(snapshot: Snapshot) -> bool:
+    return snapshot.waiting is not None and snapshot.waiting.why is Wait.DATA_SYNC
 
 
 def describe(wanted: Wanted) -> dict[str, Any]:

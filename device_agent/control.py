@@ -26,10 +26,12 @@ from device_agent.control_requests import (
     Confirm,
     Consent,
     ControlError,
+    DataSynced,
     Decline,
     Defer,
     Disable,
     Enable,
+    Gauge,
     Ready,
     ReleaseHold,
     RenewHold,
@@ -90,6 +92,12 @@ class ControlHandler(Protocol):
 
     def ready(self) -> None:
         """Install what is downloaded now, as the application is ready for it; without such, nothing."""
+
+    def data_synced(self, synced: bool) -> None:
+        """Let an update that changes the schema of the data go on, or wait again; without such, nothing."""
+
+    def gauge(self, name: str, value: int, component: str | None) -> None:
+        """Take a gauge of a component, of the only one if it is None."""
 
     def consent(self, component: str | None) -> None:
         """Let what asks for attention be installed; durable before it returns. Without such, nothing."""
@@ -224,6 +232,10 @@ class ControlServer:
                 self._handler.confirm()
             case Ready():
                 self._handler.ready()
+            case DataSynced():
+                self._handler.data_synced(request.synced)
+            case Gauge():
+                self._handler.gauge(request.name, request.value, request.component)
             case Consent():
                 self._handler.consent(request.component)
             case Defer():

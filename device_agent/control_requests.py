@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from protocol.codec import decode_json, structure
 from protocol.errors import FleetliftError, IdentityError, MessageError
-from protocol.identity import check_id
+from protocol.identity import MAX_INTEGER, check_id
+from protocol.values import check_number
 
 MAX_LINE_BYTES: Final = 8 * 1024
 MAX_TEXT_LENGTH: Final = 200
@@ -109,6 +110,27 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DataSynced:
+    """The application's data is synced and rests, so that its schema may change; or (false) not any more."""
+
+    synced: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gauge:
+    """The application tells a number that shows how it does; `component` where it is not the only one."""
+
+    name: str
+    value: int
+    component: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_component(self.name, "name")
+        check_number(self.value, "value", -MAX_INTEGER)
+        _check_component(self.component)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Consent:
     """Somebody at the device agrees to what asks for attention; `component` where it is not the only one."""
 
@@ -153,7 +175,7 @@ class Why:
 
 Request = (
     ReportStatus | Subscribe | Disable | Enable | TakeHold | RenewHold | ReleaseHold | Check | Confirm | Ready
-    | Consent | Defer | Decline | Why
+    | DataSynced | Gauge | Consent | Defer | Decline | Why
 )  # fmt: skip
 
 OPERATIONS: Final[Mapping[str, type[Request]]] = {
@@ -167,6 +189,8 @@ OPERATIONS: Final[Mapping[str, type[Request]]] = {
     "check": Check,
     "confirm": Confirm,
     "ready": Ready,
+    "data_synced": DataSynced,
+    "gauge": Gauge,
     "consent": Consent,
     "defer": Defer,
     "decline": Decline,
@@ -216,10 +240,10 @@ def _check_text(name: str, text: str) -> None:
         raise MessageError(f"{name} has at most {MAX_TEXT_LENGTH} characters, all printable")
 
 
-def _check_component(name: str | None) -> None:
+def _check_component(name: str | None, what: str = "component") -> None:
     if name is not None:
         try:
-            check_id(name, "component")
+            check_id(name, what)
         except IdentityError as error:
             raise MessageError(str(error)) from error
 

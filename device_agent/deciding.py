@@ -109,6 +109,7 @@ class Decider:
         starting: Callable[[str], bool],
         received_bytes: Callable[[FirmwareRef], int],
         answers: Answers,
+        data_sync: Callable[[Attempt, Scope | None], Waiting | None],
         timezone: str,
         now: Callable[[], float],
     ) -> None:
@@ -123,6 +124,7 @@ class Decider:
         self._starting = starting
         self._received_bytes = received_bytes
         self._answers = answers
+        self._data_sync = data_sync
         self._timezone = timezone
         self._now = now
         self._grounds: _Grounds | None = None  # replaced, never changed: other threads read it
@@ -193,6 +195,8 @@ class Decider:
             terms=attempt.terms,
             occasion=self._occasion((attempt.source_id, attempt.firmware.digest), attempt.attempt_id),
         )
+        if waiting is None or waiting.why is Wait.NEXT_START:  # when the application ends, it can say nothing any more
+            waiting = self._data_sync(attempt, scope) or waiting
         self._wake("gate_opens", self.clear_gate, waiting)
         if scope is None:
             if waiting is not None:

@@ -27,6 +27,9 @@ class Desk:
         self.on_check: Callable[[], None] = _nothing
         self.on_confirm: Callable[[float], None] = lambda _at_s: None
         self.on_ready: Callable[[], None] = _nothing
+        self.on_data_synced: Callable[[bool], None] = lambda _synced: None
+        self.on_gauge: Callable[[str, int, str | None], None] = lambda _name, _value, _component: None
+        """Takes a gauge, in any thread; raises ControlError."""
         self.decisions: Callable[[], tuple[tuple[Decision, Waiting | None], ...]] = tuple
         """What is to be done about each component, and for what it waits; called in any thread."""
 
@@ -58,6 +61,14 @@ class Desk:
     def ready(self) -> None:
         """Install what is downloaded now."""
         self._loop.post(self.on_ready)
+
+    def data_synced(self, synced: bool) -> None:
+        """Hear that the application's data is synced and rests, or does not any more."""
+        self._loop.post(lambda: self.on_data_synced(synced))
+
+    def gauge(self, name: str, value: int, component: str | None) -> None:
+        """Take a gauge; raises ControlError."""
+        self.on_gauge(name, value, component)
 
     def consent(self, component: str | None) -> None:
         """Let what asks for attention be installed; durable before it returns."""

@@ -26,6 +26,7 @@ from device_agent.admission import Answer, BackOff
 from device_agent.events import Snapshot
 from device_agent.journal_chunks import ChunkStore
 from device_agent.journal_database import Database, JournalError, ProcessLock
+from device_agent.vitals import CrashCounts
 from protocol.codec import decode, encode
 from protocol.errors import IdentityError, ProtocolError
 from protocol.identity import check_id
@@ -325,6 +326,15 @@ class Journal:
     def set_holders_boot(self, boot_id: str) -> None:
         """Store in which boot of the device somebody holds updates."""
         self._set_fact("holders_boot", boot_id)
+
+    def crashes(self) -> CrashCounts:
+        """Return how often digests crashed."""
+        stored = self._fact("crashes")
+        return (_understood(stored, CrashCounts) if stored else None) or CrashCounts()
+
+    def keep_crashes(self, crashes: CrashCounts) -> None:
+        """Store how often digests crashed."""
+        self._set_fact("crashes", encode(crashes).decode())
 
     # Refusals.
 

@@ -22,6 +22,7 @@ from device_agent.components import Component
 from device_agent.config import AgentSettings
 from device_agent.consent import Consents
 from device_agent.contact import AGENT_VERSION, BundleTaker, Contact, Link
+from device_agent.data.syncing import DataSync
 from device_agent.deciding import Decider
 from device_agent.desk import Desk
 from device_agent.driver import Driver
@@ -37,6 +38,7 @@ from device_agent.standing import Standing
 from device_agent.starting import Starting
 from device_agent.supervision import Exit
 from device_agent.trial import Trial
+from device_agent.vitals import Vitals
 from protocol.down import Bundle
 from protocol.errors import UserError
 from protocol.facts import DeviceFacts
@@ -92,6 +94,8 @@ class Runner:
         self._launcher = Launcher(components, self._starting, loop, worker, self._runs)
         self._announcer = Announcer(control.publish, enabled=gatekeeper.enabled)
         self._trial = Trial(loop, prober)
+        self._data_sync = DataSync(settings.components)
+        self._vitals = Vitals(journal, components, every_s=settings.updates.gauge_interval_s)
         self._roots = RootFollower(trust, loop, worker, lambda: self.contact.check(Trigger.SESSION_START))
         self.contact = Contact(
             settings,
@@ -133,6 +137,7 @@ class Runner:
             starting=lambda name: name in self._starting.names,
             received_bytes=self._fetching.received_bytes,
             answers=self._consents,
+            data_sync=lambda attempt, scope: self._data_sync.waiting(attempt, scope, self._facts()),
             timezone=self._settings.timezone,
             now=now,
         )
@@ -146,6 +151,9 @@ class Runner:
         self._desk.on_check = lambda: self.contact.check(Trigger.CHECK)
         self._desk.on_confirm = self._trial.confirmed
         self._desk.on_ready = self._decider.ready
+        self._desk.on_data_synced = self._data_synced
+        self._desk.on_gauge = self._vitals.gauge
+        self._vitals.changed = lambda: loop.post(_nothing)
         self._desk.decisions = self._decider.explained
         for name, component in self._components.items():
             component.application.exited(lambda ended, name=name: self._application_ended(name, ended))  # type: ignore[misc]
@@ -235,14 +243,18 @@ class Runner:
 
     def _ended(self, name: str, ended: Exit, at_s: float) -> None:
         self._trial.application_ended(name, ended.detail, at_s)
-        snapshot = self._driver.snapshot
+        snapshot, state = self._driver.snapshot, self._running.get(name)
         its_update = snapshot.attempt is not None and snapshot.attempt.firmware.component == name
+        tried = snapshot.attempt.firmware.digest if snapshot.attempt is not None and its_update else None
+        self._vitals.ended(name, state.digest if state else tried, ended)
         if its_update and snapshot.phase in _STARTED_BY_EFFECTS:
             return
         at_next_start = its_update and snapshot.waiting is not None and snapshot.waiting.why is Wait.NEXT_START
         if at_next_start:
             # This is the start that the update waits for: it goes first, and the restart that was due is taken back.
             self._components[name].application.keep_up(wanted=False)
+        elif ended.restart_in_s is not None:
+            self._data_sync.started(name)
         if at_next_start or ended.restart_in_s is None:
             self._starting.names.add(name)
             self._decider.clear_gate()
@@ -268,6 +280,8 @@ class Runner:
             return
         self._starting.names.discard(name)
         self._running[name] = state
+        self._data_sync.started(name)
+        self._vitals.runs(name, state.digest)
         snapshot = self._driver.snapshot
         on_trial = snapshot.attempt is not None and snapshot.attempt.firmware.component == name
         if on_trial and snapshot.phase in _STARTED_BY_EFFECTS | {Phase.COMMITTING}:
@@ -277,6 +291,10 @@ class Runner:
                 self._journal.append(installed=state)
                 self._journal.keep_installed(state)
             self.contact.entries_added()
+
+    def _data_synced(self, synced: bool) -> None:
+        self._data_sync.said(self._driver.snapshot.attempt, synced=synced)
+        self._decider.clear_gate()
 
     def _clear_gate(self) -> None:
         self._decider.clear_gate()
@@ -346,7 +364,9 @@ class Runner:
             refused=self._journal.refused(),
             questions=self._decider.questions(),
             declined=self._consents.declined,
+            health=self._vitals.report(self._running, self._loop.monotonic()),
         )
+        self._loop.at("vitals", self._vitals.next_due(), _nothing)
         before, self._standing = self._standing, standing
         if standing != before:
             if standing.progress != (before.progress if before else None):

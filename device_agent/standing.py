@@ -13,7 +13,7 @@ from device_agent.events import Snapshot
 from protocol.codec import to_plain
 from protocol.phases import Wait
 from protocol.selection import Wanted
-from protocol.up import Availability, DeviceState, Pending, Progress
+from protocol.up import Availability, DeviceState, Health, Pending, Progress
 from protocol.values import ComponentState
 
 PROGRESS_EVERY_S: Final = 1.0
@@ -35,6 +35,7 @@ class Standing:
     questions: tuple[Question, ...] = ()
     """What waits for somebody at the device, or was declined."""
     declined: tuple[str, ...] = ()
+    health: tuple[Health, ...] = ()
 
     def state(self, session: int, seq: int) -> DeviceState:
         """Return it as the cloud is told."""
@@ -57,6 +58,7 @@ class Standing:
             failed=self.failed,
             refused=self.refused,
             declined=self.declined,
+            health=self.health,
             waits_for_turn=attempt.attempt_id if attempt is not None and self._waits(Wait.TURN) else "",
         )
 
@@ -97,6 +99,7 @@ class Standing:
             "components": {state.component: to_plain(state) for state in self.components},
             "failed": list(self.failed),
             "declined": list(self.declined),
+            "health": {it.component: {"crashes": it.crashes, "gauges": dict(it.gauges)} for it in self.health},
             "refused": dict(self.refused),
         }
 
