@@ -187,7 +187,7 @@ def zone_of(timezone: str) -> tzinfo:
         return UTC
     try:
         return ZoneInfo(timezone)
-    except (ValueError, OSError):
+    except (KeyError, ValueError, OSError):  # the first is zoneinfo's own
         return UTC
 
 
