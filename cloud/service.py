@@ -17,6 +17,7 @@ from cloud.link import LinkError, UpMessage
 from cloud.reception import Reception, Streaming
 from cloud.refusals import Refusals
 from cloud.roles import TrustError
+from cloud.rollouts_loop import RolloutsLoop
 from cloud.shadowing import TooManyReleasesError
 from cloud.store.errors import NotFoundError
 from cloud.store.store import Store
@@ -78,6 +79,7 @@ class Service:
         self.tally = Tally(refusals)
         self._store, self._repository, self._link, self._topics = store, repository, link, topics
         self._changes, self._tell_access, self._beside = changes, tell_access, dict(beside or {})
+        self._rollouts = RolloutsLoop(store, changes, self.tally, is_connected=lambda: link.is_connected)
         self._revoked: frozenset[str] = frozenset()
         self._connected = asyncio.Event()
         self._asked: set[tuple[OutboxKind, str]] = set()
@@ -112,6 +114,7 @@ class Service:
     def connected(self) -> None:
         """Take the link's word that it is connected (again)."""
         self._connected.set()
+        self._rollouts.reconnected()
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -122,6 +125,7 @@ class Service:
             tasks.create_task(self._keep(self._tell_asked, "repeat"), name="repeat")
             tasks.create_task(self._keep(self._resign, "resign"), name="resign")
             tasks.create_task(self._keep(self._warn, "warn"), name="warn")
+            tasks.create_task(self._keep(self._rollouts.step, "rollouts"), name="rollouts")
             for name, step in self._beside.items():
                 tasks.create_task(self._keep(step, name), name=name)
 

@@ -93,7 +93,7 @@ def evidence_of(
     standing: Standing,
     *,
     now_ms: int,
-    listening_since_ms: int = 0,
+    listening_for_ms: int | None = None,
 ) -> Evidence:
     """Return what is known of a rollout now; about silence nothing before the cloud has listened for long enough."""
     firmware = session.get_one(FirmwareRow, release.firmware_id)
@@ -101,7 +101,7 @@ def evidence_of(
     strata, fresh = _strata(scope)
     devices, already, kinds = _group(scope)
     gate = policy.gates.silence
-    hears = gate is not None and now_ms - listening_since_ms >= 1000 * gate.quiet_after_s
+    hears = gate is not None and (listening_for_ms is None or listening_for_ms >= 1000 * gate.quiet_after_s)
     return Evidence(
         devices=devices,
         already=already,

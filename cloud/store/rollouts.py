@@ -51,16 +51,24 @@ class RolloutView:
     now_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One look at a rollout: whether anything was done, and in how long time alone makes another worth it."""
+
+    acted: bool = False
+    due_in_ms: int | None = None
+
+
 class Rollouts:
     """Releases that go by a plan."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def page(self, release_id: str, *, listening_since_ms: int = 0) -> RolloutView:
+    def page(self, release_id: str) -> RolloutView:
         """Return how a rollout stands; NotFoundError for a release that does not exist or has no plan."""
         with self._database.reading() as session:
-            return _view(session, rollout_row(session, release_id), self._database.now_ms(), listening_since_ms)
+            return _view(session, rollout_row(session, release_id), self._database.now_ms())
 
     def has_plan(self, release_id: str) -> bool:
         """Tell whether a release goes by a plan."""
@@ -73,25 +81,26 @@ class Rollouts:
         with self._database.reading() as session:
             return tuple(session.exec(query.order_by(col(RolloutRow.release_id))))
 
-    def reconcile(self, release_id: str, *, listening_since_ms: int = 0) -> int | None:
-        """Look at a rollout and do what follows; return when time alone makes another look worth it, or None.
+    def reconcile(self, release_id: str, *, listening_for_ms: int | None = None) -> Look:
+        """Look at a rollout and do what follows.
 
-        Nothing is believed of silence before the cloud has listened since `listening_since_ms` for long enough.
+        Nothing is believed of silence before the cloud has been `listening_for_ms` (None: always) for long enough.
         """
         for _ in range(TRIES):
             with self._database.reading() as session:
                 row = rollout_row(session, release_id)
                 policy, before = policy_of(row), standing_of(row)
                 if not before.is_open:
-                    return None
+                    return Look()
                 release, now_ms = release_row(session, release_id), self._database.now_ms()
                 evidence = evidence_of(
-                    session, release, policy, before, now_ms=now_ms, listening_since_ms=listening_since_ms
+                    session, release, policy, before, now_ms=now_ms, listening_for_ms=listening_for_ms
                 )
             verdict = guard(policy, before, evidence, now_ms)
             if verdict.standing == before or self._apply(release_id, row.revision, verdict):
-                return verdict.again_at_ms
-        return self._database.now_ms()
+                due_in_ms = None if verdict.again_at_ms is None else verdict.again_at_ms - now_ms
+                return Look(acted=bool(verdict.actions), due_in_ms=due_in_ms)
+        return Look(due_in_ms=0)
 
     def _apply(self, release_id: str, revision: int, verdict: Verdict) -> bool:
         """Carry a verdict out; False if the rollout is not what it was any more, and nothing was changed."""
@@ -302,10 +311,10 @@ def _did(verdict: Verdict) -> str:
     return names[type(verdict.actions[0]).__name__]
 
 
-def _view(session: Session, row: RolloutRow, now_ms: int, listening_since_ms: int = 0) -> RolloutView:
+def _view(session: Session, row: RolloutRow, now_ms: int) -> RolloutView:
     release = release_row(session, row.release_id)
     policy, standing = policy_of(row), standing_of(row)
-    evidence = evidence_of(session, release, policy, standing, now_ms=now_ms, listening_since_ms=listening_since_ms)
+    evidence = evidence_of(session, release, policy, standing, now_ms=now_ms)
     verdict = guard(policy, standing, evidence, now_ms)
     return RolloutView(
         release=release_views(session, [release], now_ms)[0],
