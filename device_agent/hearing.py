@@ -90,7 +90,7 @@ class Hearing:
         self._refuse(code)
         if (kind, code) not in self._logged and len(self._logged) < MAX_LOGGED:
             self._logged.add((kind, code))
-            _LOG.warning("refused (%s), and more of the kind not logged: %s: %s", code, about[:200], error)
+            _LOG.warning("refused (%s), and more of the kind not logged: %.200r: %s", code, about, error)
 
     def _for_me(self, kind: str, payload: bytes) -> None:
         now = self._monotonic()
