@@ -14,6 +14,7 @@ from cloud.api import (
     enrolment_tokens,
     firmware,
     groups,
+    importing,
     metadata,
     otas,
     preflight,
@@ -30,8 +31,8 @@ from cloud.api.problems import ANSWERS, answer_errors
 
 PREFIX: Final = "/api/v1"
 ROUTERS: Final = (
-    *(system, products, metadata, firmware, blobs, groups, redundancy, releases, devices, otas, preflight),
-    *(enrolment_tokens, timelines, webhooks, authorities),
+    *(system, products, metadata, firmware, blobs, groups, importing, redundancy, releases),
+    *(devices, otas, preflight, enrolment_tokens, timelines, webhooks, authorities),
 )
 
 

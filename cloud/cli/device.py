@@ -9,6 +9,7 @@ from cloud.cli.certificates import certificates, revoke
 from cloud.cli.client import Json
 from cloud.cli.context import Group, Operator, pass_operator
 from cloud.cli.enrol import enrol
+from cloud.cli.importing import import_
 from cloud.cli.render import Column, moment, shown, size
 from cloud.cli.timeline import device_timeline
 from cloud.cli.why import why
@@ -116,7 +117,7 @@ def device() -> None:
     """Devices: enrol, look, lock, shut out."""
 
 
-for _command in (enrol, revoke, certificates, why, device_timeline):
+for _command in (enrol, import_, revoke, certificates, why, device_timeline):
     device.add_command(_command)
 
 

@@ -35,7 +35,7 @@ def read_devices(path: Path) -> tuple[ListedDevice, ...]:
     CSV has the columns `device_id`, `hardware_model` and `groups` (separated by blanks, `;` or `|`), of which only the
     first must be there; JSON lines have fields of these names, `groups` being a list.
     """
-    text = _read(path)
+    text = read_text(path, MAX_BYTES)
     rows = _json_lines(path, text) if text.lstrip()[:1] == "{" else _csv(path, text)
     found: list[ListedDevice] = []
     lines: dict[str, int] = {}
@@ -51,14 +51,15 @@ def read_devices(path: Path) -> tuple[ListedDevice, ...]:
     return tuple(found)
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path, max_bytes: int) -> str:
+    """Return a list's text; raises UserError for one that is too large, or is no text."""
     try:
         with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
+            raw = file.read(max_bytes + 1)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}. Nothing was changed.") from None
-    if len(raw) > MAX_BYTES:
-        raise UserError(f"{path} has more than {MAX_BYTES} bytes. Nothing was changed.")
+    if len(raw) > max_bytes:
+        raise UserError(f"{path} has more than {max_bytes} bytes. Nothing was changed.")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -25,6 +25,7 @@ from cloud.store.devices import Devices
 from cloud.store.engine import Database
 from cloud.store.enrolment import Enrolment
 from cloud.store.events import Events
+from cloud.store.importing import Importing
 from cloud.store.journal import Journal
 from cloud.store.metrics import Metrics
 from cloud.store.outbox import Outbox
@@ -47,6 +48,7 @@ class Store:
         self.rollouts = Rollouts(database)
         self.devices = Devices(database)
         self.redundancy = Redundancy(database)
+        self.importing = Importing(database)
         self.journal = Journal(database)
         self.metrics = Metrics(database)
         self.tokens = Tokens(database)
