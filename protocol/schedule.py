@@ -100,14 +100,9 @@ class Stratum:
         return self.hardware_model in (None, hardware_model) and self.from_version in (None, version)
 
     def __str__(self) -> str:
-        return (
-            " ".join(
-                part
-                for part in (self.hardware_model, f"on {self.from_version}" if self.from_version else None)
-                if part is not None
-            )
-            or "every device"
-        )
+        if self.from_version is None:
+            return self.hardware_model or "every device"
+        return f"{self.hardware_model or 'devices'} on {self.from_version}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

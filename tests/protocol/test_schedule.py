@@ -224,8 +224,11 @@ def test_a_stratum_contains_who_is_alike() -> None:
     assert not old_pi4.contains("pi4", None)
     assert Stratum(from_version="1.0.0").contains("any-model", "1.0.0")
     assert Stratum().contains("pi4", None)
-    assert [str(item) for item in (old_pi4, Stratum(hardware_model="pi4"), Stratum())] == [
+    assert [
+        str(item) for item in (old_pi4, Stratum(from_version="1.0.0"), Stratum(hardware_model="pi4"), Stratum())
+    ] == [
         "pi4 on 1.0.0",
+        "devices on 1.0.0",
         "pi4",
         "every device",
     ]
