@@ -182,16 +182,19 @@ def why_not_now(device: DeviceSituation, decision: Decision, now_ms: int) -> Why
 
 
 def _why_device_waits(device: DeviceSituation, wanted: Wanted, now_ms: int) -> Why | None:
-    if device.phase is not Phase.IDLE:
+    firmware = wanted.firmware
+    pending = next(
+        (it for it in device.pending if (it.component, it.digest) == (firmware.component, firmware.digest)), None
+    )
+    if device.phase is not Phase.IDLE and pending is None:
         return HoldReason.UNDER_WAY, f"is {device.phase.value.replace('_', ' ')}"
-    if not wanted.forced and (held := _why_unavailable(device, now_ms)):
+    if device.phase is Phase.IDLE and not wanted.forced and (held := _why_unavailable(device, now_ms)):
         return held
-    for pending in device.pending:
-        if pending.component == wanted.firmware.component and pending.digest == wanted.firmware.digest:
-            overridden = wanted.forced and pending.why in (Wait.DISABLED, Wait.HELD)
-            return None if overridden else (_WAITS[pending.why], pending.detail or f"{wanted.firmware.version} waits")
+    if pending is not None:
+        overridden = wanted.forced and pending.why in (Wait.DISABLED, Wait.HELD)
+        return None if overridden else (_WAITS[pending.why], pending.detail or f"{firmware.version} waits")
     if wanted.urgency is Urgency.GRADUAL:
-        return HoldReason.NEXT_SESSION, f"takes {wanted.firmware.version} at its next session or check"
+        return HoldReason.NEXT_SESSION, f"takes {firmware.version} at its next session or check"
     return None
 
 
