@@ -16,6 +16,7 @@ from cloud.api import (
     groups,
     importing,
     metadata,
+    needs,
     otas,
     preflight,
     products,
@@ -31,7 +32,7 @@ from cloud.api.problems import ANSWERS, answer_errors
 
 PREFIX: Final = "/api/v1"
 ROUTERS: Final = (
-    *(system, products, metadata, firmware, blobs, groups, importing, redundancy, releases),
+    *(system, products, metadata, firmware, blobs, groups, importing, needs, redundancy, releases),
     *(devices, otas, preflight, enrolment_tokens, timelines, webhooks, authorities),
 )
 

@@ -25,6 +25,7 @@ from cloud.cli.packaging import (
     warn_of_same_image,
 )
 from cloud.cli.render import Column, Row, moment, size
+from cloud.cli.requirements import matrix
 from cloud.cli.retire import retire
 from cloud.durable import write_durably
 from cloud.keyring import Keyring
@@ -214,3 +215,4 @@ def _version_of(role: Path) -> object:
 
 
 firmware.add_command(retire)
+firmware.add_command(matrix)

@@ -9,6 +9,7 @@ from cloud.cli.outlook import tell_forecast
 from cloud.cli.push import push
 from cloud.cli.release_pages import COLUMNS, channel_of, channel_pages, details, find, finish, label_of
 from cloud.cli.render import plural, shown
+from cloud.cli.requirements import needs
 from cloud.cli.timeline import release_timeline
 from protocol.errors import UserError
 
@@ -19,6 +20,7 @@ def release() -> None:
 
 
 release.add_command(push)
+release.add_command(needs)
 release.add_command(release_timeline)
 
 
