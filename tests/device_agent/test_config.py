@@ -21,6 +21,7 @@ hardware_model = "pi4"
 state_dir = "state"
 root = "/etc/fleetlift/root.json"
 attributes = { site = "lab" }
+timezone = "Europe/Lisbon"
 
 [broker]
 url = "mqtt://127.0.0.1:1883"
@@ -34,6 +35,7 @@ install = "next_start"
 check_interval_s = 60
 window_bytes = 1048576
 startup_wait_s = 2.5
+longest_deferral_s = 3600
 
 [components.app]
 command = ["{python}", "{image}"]
@@ -89,6 +91,7 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
     assert settings.updates.install is InstallPolicy.NEXT_START
     assert (settings.updates.enabled_at_start, settings.updates.check_interval_s) == (False, 60.0)
     assert (settings.updates.window_bytes, settings.updates.startup_wait_s) == (1048576, 2.5)
+    assert (settings.timezone, settings.updates.longest_deferral_s) == ("Europe/Lisbon", 3600.0)
     app, os = settings.components["app"], settings.components["os"]
     assert app.command == ("{python}", "{image}")
     assert app.env == {"FLEETLIFT_HEALTH_PORT": "8080"}
@@ -99,8 +102,19 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
     assert os.restart_command == ("systemctl", "restart", "os")
 
 
+@pytest.mark.parametrize(("told", "expected"), [("Asia/Tokyo", "Asia/Tokyo"), ("UTC", "UTC")])
+def test_the_system_s_time_zone_is_the_device_s_unless_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str, expected: str
+) -> None:
+    monkeypatch.setenv("TZ", told)
+    assert load(write(tmp_path, LEAST)).timezone == expected
+    assert load(write(tmp_path, LEAST.replace("[device]", '[device]\ntimezone = ""'))).timezone == ""
+    assert load(write(tmp_path, GOOD)).timezone == "Europe/Lisbon"
+
+
 def test_the_least(tmp_path: Path) -> None:
     settings = load(write(tmp_path, LEAST))
+    assert settings.updates.longest_deferral_s == 7 * 86_400
     assert settings.updates.enabled_at_start
     assert settings.updates.install is InstallPolicy.AVAILABLE
     assert settings.updates.check_interval_s == 86_400
@@ -143,6 +157,8 @@ def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.Monk
         ("window_bytes = 1048576", "window_bytes = true", "updates.window_bytes: a whole number is expected"),
         ("enabled_at_start = false", "enabled_at_start = 0", "updates.enabled_at_start: true or false is expected"),
         ('install = "next_start"', 'install = "later"', "updates.install: 'later' is not one of available, next_start"),
+        ("Europe/Lisbon", "Europe/Atlantis", "device.timezone: 'Europe/Atlantis' is no zone of the IANA database"),
+        ("longest_deferral_s = 3600", "longest_deferral_s = -1", "updates.longest_deferral_s: -1 is not 0 to"),
         ('id = "pi-1"', 'id = "Pi 1"', "device.id: .*not an id"),
         ("[components.app]", "[components.App]", "components.App: component 'App' is not an id"),
         ('url = "mqtt://127.0.0.1:1883"', 'url = "http://x"', "broker.url: .*is not like mqtt://"),
