@@ -22,6 +22,7 @@ from cloud.api import (
     products,
     redundancy,
     releases,
+    rollouts,
     system,
     timelines,
     webhooks,
@@ -29,11 +30,27 @@ from cloud.api import (
 from cloud.api.backend import Backend, authenticate
 from cloud.api.middleware import BodyLimit, NoteChanges
 from cloud.api.problems import ANSWERS, answer_errors
+from cloud.watching import Watching
 
 PREFIX: Final = "/api/v1"
 ROUTERS: Final = (
-    *(system, products, metadata, firmware, blobs, groups, importing, needs, redundancy, releases),
-    *(devices, otas, preflight, enrolment_tokens, timelines, webhooks, authorities),
+    *(
+        system,
+        products,
+        metadata,
+        firmware,
+        blobs,
+        groups,
+        importing,
+        needs,
+        redundancy,
+        releases,
+        rollouts,
+        devices,
+        otas,
+        preflight,
+    ),
+    *(enrolment_tokens, timelines, webhooks, authorities),
 )
 
 
@@ -50,6 +67,7 @@ def create_app(backend: Backend) -> FastAPI:
         generate_unique_id_function=_operation_id,
     )
     app.state.backend, app.state.enrolment_desk = backend, enrolment.Desk()
+    app.state.watching = Watching(backend.store)
     for module in ROUTERS:
         app.include_router(module.router, prefix=PREFIX, dependencies=[Depends(authenticate)], responses=dict(ANSWERS))
     app.include_router(enrolment.router, prefix=PREFIX, responses=dict(ANSWERS))  # devices have no bearer token

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
 from cloud.fleet import DeviceView, OtaView
 from cloud.groups_query import MAX_QUERY
-from cloud.progress import DeviceProgress
+from cloud.progress import DeviceProgress, Rollout, Stage, Verdict
 from cloud.values import MAX_APPROVALS, GroupMatch, GroupTrial, GroupView, ReleaseMetrics, ReleaseView
 from protocol.identity import MAX_INTEGER
 from protocol.manifest import MAX_HARDWARE_MODELS
@@ -124,7 +124,11 @@ class FirmwareFacts(Document):
 
 
 class NewRelease(Document):
-    """A release. Give the `release_id` of a forecast, and the forecast holds for it."""
+    """A release. Give the `release_id` of a forecast, and the forecast holds for it.
+
+    `plan` is a `cloud.guard.policy.Policy` without its terms, and sets the percentage; `terms` are those of
+    `protocol.schedule.Terms` that operators set.
+    """
 
     product: str
     group: str
@@ -137,6 +141,8 @@ class NewRelease(Document):
     target_range: Text = "*"
     description: Text = ""
     release_id: str | None = None
+    plan: dict[str, Any] | None = None
+    terms: dict[str, Any] | None = None
 
 
 class ForecastRequest(NewRelease):
@@ -200,12 +206,19 @@ class ReleasePage(BaseModel):
 
 
 class ReleaseProgress(BaseModel):
-    """How far a release is, device by device; `revision` goes up with every change on the server."""
+    """How far a release is: how many devices are in each stage, and some of them; `left_out` are not shown.
+
+    `revision` goes up with every change on the server; `verdict` is what the release has come to.
+    """
 
     revision: int
     release: ReleaseView
     metrics: ReleaseMetrics
+    stages: dict[Stage, int]
+    rollout: Rollout | None
+    verdict: Verdict
     devices: tuple[DeviceProgress, ...]
+    left_out: int
 
 
 class NewDevice(Document):

@@ -1,10 +1,11 @@
 """Releases: forecast, make, patch, roll back, promote, and watch how far they are."""
 
 import asyncio
+from dataclasses import replace
 from http import HTTPStatus
-from typing import Annotated, Final
+from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query, Request
 
 from cloud.api.backend import MAX_WAIT_S, Actor, Backend, Server
 from cloud.api.documents import (
@@ -19,12 +20,13 @@ from cloud.api.documents import (
     ReleaseProgress,
     Rollback,
 )
-from cloud.api.naming import all_devices, check_filter, find_firmware, find_group
-from cloud.fleet import AttemptFilter, DeviceFilter
+from cloud.api.naming import check_filter, find_firmware, find_group
+from cloud.api.plans import policy_of, terms_of
 from cloud.planner import Forecast, forecast
-from cloud.progress import release_progress
+from cloud.store.errors import InvalidError
 from cloud.store.releases import new_release_id
-from cloud.values import ChannelKey, ReleaseDraft, ReleaseMetrics, ReleasePatch, ReleaseView
+from cloud.values import MAX_PERCENTAGE, ChannelKey, ReleaseDraft, ReleaseMetrics, ReleasePatch, ReleaseView
+from cloud.watching import MAX_SHOWN, Watching
 from protocol.codec import structure
 from protocol.down import NoticeRelease
 from protocol.identity import MAX_INTEGER
@@ -32,7 +34,14 @@ from protocol.manifest import Requirements
 from protocol.values import FirmwareRef
 
 router = APIRouter(tags=["releases"])
-MAX_SHOWN_ATTEMPTS: Final = 100_000
+
+
+def _watching(request: Request) -> Watching:
+    watching: Watching = request.app.state.watching
+    return watching
+
+
+Watched = Annotated[Watching, Depends(_watching)]
 
 
 @router.get("/releases")
@@ -60,7 +69,11 @@ def create_release(server: Server, actor: Actor, body: NewRelease) -> ReleasePag
     """Release a published firmware on a channel, under its next label."""
     find_group(server.store, body.product, body.group)
     find_firmware(server.store, body.product, body.component, body.version)
-    return _page(server, server.store.releases.create(_draft(body, body.release_id), by=actor))
+    draft = _draft(body, body.release_id)
+    policy = policy_of(body.plan, draft.terms)
+    if policy is not None and body.percentage != MAX_PERCENTAGE:
+        raise InvalidError("a plan sets the percentage by its phases: give one of the two; nothing was changed")
+    return _page(server, server.store.releases.create(draft, by=actor, policy=policy))
 
 
 @router.post("/releases/forecast")
@@ -68,6 +81,8 @@ def forecast_release(server: Server, body: ForecastRequest) -> ForecastAnswer:
     """Tell which devices would take a release now, and why each other one would not; changes nothing."""
     find_group(server.store, body.product, body.group)
     draft = _draft(body, body.release_id or new_release_id())
+    policy_of(body.plan, draft.terms)
+    draft = replace(draft, terms=replace(draft.terms, not_before_ms=0))  # whom it reaches once it has begun
     if body.firmware is None:
         find_firmware(server.store, body.product, body.component, body.version)
         found = server.store.releases.forecast(draft)
@@ -122,16 +137,22 @@ def promote_release(server: Server, actor: Actor, release_id: str, body: Promoti
 
 
 @router.get("/releases/{release_id}/progress")
-async def show_progress(
+async def show_progress(  # noqa: PLR0917 - one parameter a query field
     server: Server,
+    watched: Watched,
     release_id: str,
     seen: int | None = None,
     wait: Annotated[float, Query(ge=0, le=MAX_WAIT_S)] = 0,
+    limit: Annotated[int, Query(ge=0, le=MAX_SHOWN)] = MAX_SHOWN,
 ) -> ReleaseProgress:
-    """Return how far a release is, device by device; with `wait` and `seen`, as soon as that revision is past."""
+    """Return how far a release is; with `wait` and `seen`, as soon as that revision is past.
+
+    `limit` devices are shown at most, those first that are under way or not well. For a release to thousands of devices
+    the counts are some seconds old; what it has come to (`verdict`) is told when it is certain.
+    """
     if seen is not None and wait:
         await server.changes.wait(seen, wait)
-    return await asyncio.to_thread(_progress, server, release_id)
+    return await asyncio.to_thread(_progress, server, watched, release_id, limit)
 
 
 def _draft(body: NewRelease, release_id: str | None) -> ReleaseDraft:
@@ -145,6 +166,7 @@ def _draft(body: NewRelease, release_id: str | None) -> ReleaseDraft:
         target_range=body.target_range,
         description=body.description,
         release_id=release_id,
+        terms=terms_of(body.terms),
     )
 
 
@@ -185,16 +207,16 @@ def _link(server: Backend, release: ReleaseView) -> str:
     return server.link("releases", release.release_id)
 
 
-def _progress(server: Backend, release_id: str) -> ReleaseProgress:
+def _progress(server: Backend, watching: Watching, release_id: str, limit: int) -> ReleaseProgress:
     revision = server.changes.revision  # before what it describes is read: a change in between is seen next time
-    release = server.store.releases.release(release_id)
-    channel = release.channel
-    devices = release_progress(
-        release_id,
-        channel.component,
-        server.store.devices.fleet(channel.product, channel.group),
-        all_devices(server.store, DeviceFilter(product=channel.product, group=channel.group)),
-        server.store.journal.attempts(AttemptFilter(source_id=release_id, limit=MAX_SHOWN_ATTEMPTS)),
+    found = watching.standing(release_id, limit=limit)
+    return ReleaseProgress(
+        revision=revision,
+        release=found.release,
+        metrics=found.metrics,
+        stages=found.stages,
+        rollout=found.rollout,
+        verdict=found.verdict,
+        devices=found.devices,
+        left_out=found.left_out,
     )
-    metrics = server.store.metrics.release(release_id)
-    return ReleaseProgress(revision=revision, release=release, metrics=metrics, devices=devices)

@@ -24,6 +24,8 @@ from cloud.cli.packaging import (
     version_taken,
     warn_of_same_image,
 )
+from cloud.cli.plan_options import KEYS as PLAN_KEYS
+from cloud.cli.plan_options import describe, plan_of, plan_options
 from cloud.cli.release_pages import channel_of, finish, label_of
 from cloud.cli.render import plural, size
 from cloud.keyring import next_seq
@@ -45,6 +47,7 @@ from protocol.identity import EVERYONE, check_version
     "--range", "target_range", default="*", metavar="RANGE", help="The installed versions that it applies on."
 )
 @click.option("--description", default="", metavar="TEXT")
+@plan_options
 @facts_options
 @passphrase_option
 @yes_option
@@ -71,6 +74,7 @@ def push(
 
     Says first how many devices it will reach, and why the others not. Until you agree nothing is signed or sent.
     """
+    planned = plan_of({name: facts.pop(name) for name in (*PLAN_KEYS, "plan_file")}, percentage)
     decision = {
         "group": group,
         "percentage": percentage,
@@ -79,6 +83,7 @@ def push(
         "urgency": "immediate" if immediate else "gradual",
         "target_range": target_range,
         "description": description,
+        **planned,
     }
     with tempfile.TemporaryDirectory(prefix="fleetlift-") as scratch:
         package = _package(operator, what, Path(scratch), facts)
@@ -87,6 +92,8 @@ def push(
         unpublished = None if package is None or firmware.get("published") else _outline(operator, package)
         asked = request | ({"firmware": unpublished} if unpublished else {})
         forecast = tell_forecast(operator, asked, _headline(firmware, decision))
+        for line in describe(planned):
+            operator.output.say(line)
         forced = "FORCED, over disabled updates and holds: " if force else ""
         reach = plural(forecast["reach"], "device")
         operator.output.confirm(f"{forced}{'release' if force else 'Release'} it to {reach}?", yes=yes)
@@ -144,7 +151,7 @@ def _outline(operator: Operator, package: Package) -> Json:
 
 def _headline(firmware: Json, decision: Json) -> str:
     """Return what is about to be released, in a line."""
-    parts = [f"{decision['percentage']} %", decision["urgency"]]
+    parts = ["by a plan" if "plan" in decision else f"{decision['percentage']} %", decision["urgency"]]
     parts += [name for name in ("mandatory", "forced") if decision[name]]
     if decision["target_range"] != "*":
         parts.append(f"on {decision['target_range']}")

@@ -10,6 +10,8 @@ from cloud.cli.push import push
 from cloud.cli.release_pages import COLUMNS, channel_of, channel_pages, details, find, finish, label_of
 from cloud.cli.render import plural, shown
 from cloud.cli.requirements import needs
+from cloud.cli.rollout import COMMANDS as ROLLOUT_COMMANDS
+from cloud.cli.status import status
 from cloud.cli.timeline import release_timeline
 from protocol.errors import UserError
 
@@ -21,7 +23,10 @@ def release() -> None:
 
 release.add_command(push)
 release.add_command(needs)
+for command in ROLLOUT_COMMANDS:
+    release.add_command(command)
 release.add_command(release_timeline)
+release.add_command(status)
 
 
 @release.command("list")
@@ -115,7 +120,7 @@ def now(operator: Operator, *, name: str, yes: bool, **channel: str | None) -> N
     """Make a gradual release immediate: online devices take it in real time."""
     page = find(operator, name, channel)
     progress = operator.api.get("releases", page["release"]["release_id"], "progress")
-    waiting = sum(device["stage"] == "waiting" for device in progress["devices"])
+    waiting = progress["stages"].get("waiting", 0)
     operator.output.confirm(
         f"{channel_of(page)} {label_of(page)} ({page['release']['firmware']['version']}) at once, for the "
         f"{plural(waiting, 'device')} that {'waits' if waiting == 1 else 'wait'} for it?",

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
+from protocol.codec import to_plain
 from protocol.errors import MessageError
 from protocol.identity import check_id
 from protocol.schedule import MAX_CANARIES, Terms
@@ -183,3 +184,11 @@ class Policy:
         set_by_phases = (self.terms.canaries, self.terms.ramp, self.terms.stopped)
         if any(set_by_phases) or self.terms.paused or self.terms.retried_at:
             raise MessageError("terms of a plan say when and who is asked; who goes first is said by its phases")
+
+
+def plain(policy: Policy) -> dict[str, Any]:
+    """Return a policy as JSON that `protocol.codec.structure` reads back: silence that is not watched is null."""
+    found: dict[str, Any] = to_plain(policy)
+    if policy.gates.silence is None:
+        found["gates"]["silence"] = None
+    return found

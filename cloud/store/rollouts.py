@@ -17,7 +17,7 @@ from cloud.guard import steering
 from cloud.guard.evidence import OPEN, Evidence, Memory, Standing, Status
 from cloud.guard.guarding import Verdict, guard
 from cloud.guard.planning import begin, coverage
-from cloud.guard.policy import Policy
+from cloud.guard.policy import Policy, plain
 from cloud.models import ReleaseRow
 from cloud.rollout_models import RolloutRow
 from cloud.store.audit import audit
@@ -25,7 +25,7 @@ from cloud.store.channels import changed, channel_key, check_floor, release_view
 from cloud.store.engine import Change, Database
 from cloud.store.errors import ConflictError, NotFoundError
 from cloud.store.events import note
-from cloud.store.lookup import firmware_by_id, release_row
+from cloud.store.lookup import firmware_by_id, group_row, release_row
 from cloud.store.rollout_evidence import evidence_of, group_size
 from cloud.store.rollout_notes import note_actions
 from cloud.values import ReleasePatch, ReleaseView
@@ -203,11 +203,14 @@ def standing_of(row: RolloutRow) -> Standing:
 
 def start_rollout(change: Change, release: ReleaseRow, policy: Policy, plan_hash: str = "") -> None:
     """Give a release that is being made a plan, and have it say what the plan begins with."""
+    for phase in policy.phases:
+        if phase.group is not None:
+            group_row(change.session, release.product, phase.group)
     devices = group_size(change.session, release.product, release.group_name)
     standing = begin(policy, change.now_ms, devices)
     row = RolloutRow(
         release_id=release.id,
-        policy=to_plain(policy),
+        policy=plain(policy),
         status=standing.status.value,
         plan_hash=plan_hash,
         updated_at_ms=change.now_ms,

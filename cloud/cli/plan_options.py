@@ -1,0 +1,148 @@
+"""Options that give a release a plan and terms, and the file that may hold them."""
+
+import tomllib
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+
+from cloud.cli import plan_words as words
+from cloud.cli.client import Json
+from cloud.guard.policy import Phase, Policy
+from protocol.codec import structure
+from protocol.errors import ProtocolError, UserError
+from protocol.schedule import Terms
+
+F = TypeVar("F", bound=Callable[..., object])
+LISTS: Final = ("phase", "window", "gate")
+_PLANNED: Final = ("phase", "ramp", "pace", "hold_back", "gate", "on_gate", "max_failures", "max_quiet", "approvals")
+_TERMS: Final = ("window", "not_before", "deadline", "attention", "optional", "base_first")
+KEYS: Final = (*_PLANNED, *_TERMS)
+_COUNT: Final = click.IntRange(min=0)
+
+
+def plan_options(function: F) -> F:
+    """Add the options of a plan; they come as keyword arguments named in KEYS, and `plan_file`."""
+    options = [
+        click.option("--phase", multiple=True, metavar="5%:30m|GROUP:1h", help="Who is next, and their soak; repeat."),
+        click.option("--ramp", metavar="4h[:1h]", help="Coverage grows to all in this time (and soaks)."),
+        click.option("--pace", metavar="500/h", help="At most so many devices more in an hour."),
+        click.option("--hold-back", metavar="5%", help="Devices that come after the last soak: those to compare with."),
+        click.option(
+            "--gate", multiple=True, metavar="GATE", help="failures:2%/20%, silence:30m, crashes<=2, NAME>=N."
+        ),
+        click.option("--on-gate", type=click.Choice(["pause", "roll-back"]), help="What gates do (default: pause)."),
+        click.option("--max-failures", type=_COUNT, metavar="N", help="One failure more stops it."),
+        click.option("--max-quiet", type=_COUNT, metavar="N", help="One more that took it and is quiet stops it."),
+        click.option("--approvals", type=_COUNT, metavar="N", help="So many others have to approve it first."),
+        click.option("--not-before", metavar="TIME", help="2030-01-31T02:00Z, or from now: 2h."),
+        click.option("--deadline", metavar="TIME", help="After it windows and questions are over."),
+        click.option("--window", multiple=True, metavar="'mon-fri 02:00-04:00'", help="In the device's time; repeat."),
+        click.option("--attention", is_flag=True, default=None, help="Ask somebody at the device first."),
+        click.option("--optional", is_flag=True, default=None, help="Who is asked may decline (with --attention)."),
+        click.option("--base-first", is_flag=True, default=None, help="Devices take nothing else before this."),
+        click.option("--plan-file", type=click.Path(path_type=Path, dir_okay=False), help="These options, in TOML."),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def plan_of(said: Mapping[str, Any], percentage: int, now: datetime | None = None) -> Json:
+    """Return `plan` and `terms` of a request, each where something was said of it; raises UserError."""
+    given = _from_file(said["plan_file"]) if said.get("plan_file") else {}
+    given |= {name: said[name] for name in KEYS if said.get(name) not in (None, ())}
+    plan, terms = _plan(given), _terms(given, now or datetime.now(UTC))
+    if plan is not None and percentage != 100:
+        raise UserError("a plan sets the percentage by its phases. Nothing was changed; leave --percentage out.")
+    try:
+        checked = structure(terms, Terms)
+        if plan is not None:
+            structure(plan, Policy)
+    except ProtocolError as error:
+        raise UserError(f"{error}. Nothing was changed.") from None
+    del checked
+    return ({"plan": plan} if plan is not None else {}) | ({"terms": terms} if terms else {})
+
+
+def describe(planned: Json) -> list[str]:
+    """Return lines that say a plan to people, before it is decided."""
+    plan = planned.get("plan")
+    if plan is None:
+        return []
+    policy = structure(plan, Policy)
+    lines = [f"  {number}. {_phase_words(phase)}" for number, phase in enumerate(policy.phases, start=1)]
+    if policy.pace_per_hour:
+        lines.append(f"  at most {policy.pace_per_hour} devices more in an hour")
+    if policy.hold_back:
+        lines.append(f"  {policy.hold_back} % are held back until the last soak is over")
+    if policy.approvals:
+        lines.append(f"  waits for {policy.approvals} approval{'s' if policy.approvals > 1 else ''} of others")
+    return ["By a plan:", *lines]
+
+
+def _phase_words(phase: Phase) -> str:
+    grows = f", grows for {_time(phase.ramp_s)}" if phase.ramp_s else ""
+    return f"{phase}{grows}, soaks for {_time(phase.soak_s)}"
+
+
+def _time(seconds: int) -> str:
+    for unit, name in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds and seconds % unit == 0:
+            return f"{seconds // unit} {name}"
+    return f"{seconds} s"
+
+
+def _from_file(path: Path) -> Json:
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}. Nothing was changed.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not TOML: {error}. Nothing was changed.") from None
+    for name, value in found.items():
+        many = name in LISTS
+        if name not in KEYS:
+            raise UserError(f"{path}: {name!r} is not among {', '.join(KEYS)}. Nothing was changed.")
+        if many != isinstance(value, list) or isinstance(value, dict):
+            raise UserError(f"{path}: {name} is {'a list' if many else 'one value'}. Nothing was changed.")
+        if name in ("max_failures", "max_quiet", "approvals") and (type(value) is not int or value < 0):
+            raise UserError(f"{path}: {name} is a number from 0. Nothing was changed.")
+    return found
+
+
+def _plan(given: Json) -> Json | None:
+    if not any(name in given for name in _PLANNED):
+        return None
+    phases = [words.phase(str(text)) for text in given.get("phase", ())]
+    if "ramp" in given:
+        phases.append(words.ramp(str(given["ramp"])))
+    plan: Json = {"phases": phases or [{"percentage": 100}]}
+    if "pace" in given:
+        plan["pace_per_hour"] = words.pace(str(given["pace"]))
+    if "hold_back" in given:
+        plan["hold_back"] = words.percent(str(given["hold_back"]))
+    if "approvals" in given:
+        plan["approvals"] = given["approvals"]
+    plan["gates"] = words.gates(
+        [str(text) for text in given.get("gate", ())],
+        then=given.get("on_gate"),
+        max_failures=given.get("max_failures"),
+        max_quiet=given.get("max_quiet"),
+    )
+    return plan
+
+
+def _terms(given: Json, now: datetime) -> Json:
+    terms: Json = {}
+    if "window" in given:
+        terms["windows"] = [words.window(str(text)) for text in given["window"]]
+    for name in ("not_before", "deadline"):
+        if name in given:
+            terms[f"{name}_ms"] = words.moment_ms(str(given[name]), now)
+    for name in ("attention", "optional", "base_first"):
+        if given.get(name):
+            terms[name] = True
+    return terms
