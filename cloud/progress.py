@@ -1,12 +1,15 @@
 """How far each device is with one release or one single-device OTA: a pure view for people who watch."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
-from cloud.fleet import AttemptView, DeviceSituation, DeviceView, FleetView
+from cloud.fleet import AttemptView, DeviceSituation, DeviceView
 from protocol.phases import Outcome, Phase, Reason
-from protocol.selection import Channels, Decision, Verdict, Wanted, select
+from protocol.schedule import Terms
+from protocol.selection import Channels, Decision, Wanted, select
+from protocol.selection import Verdict as Selected
 from protocol.up import Pending
 
 
@@ -34,6 +37,32 @@ _OUTCOMES = {
 }
 
 
+CONTRADICTED: Final = "it reported success, and then that it runs another image"
+GOOD: Final = frozenset({Stage.SUCCEEDED, Stage.ALREADY})
+UNSETTLED: Final = frozenset({Stage.WAITING, Stage.UNDER_WAY})
+
+
+class Verdict(StrEnum):
+    """What a release has come to."""
+
+    OPEN = "open"
+    """It is not decided yet."""
+    GOOD = "good"
+    """Each device that was to take it runs it."""
+    BAD = "bad"
+    """Some do not, or it was stopped."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """Where a rollout by plan is: its phase from 1, and why it is as it is."""
+
+    status: str
+    phase: int
+    phases: int
+    why: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceProgress:
     """One device with one release or OTA; `percent` is of the download, 0 to 100, while there is one."""
@@ -49,35 +78,12 @@ class DeviceProgress:
     @property
     def settled(self) -> bool:
         """Whether nothing more is to be waited for."""
-        return self.stage not in (Stage.WAITING, Stage.UNDER_WAY)
+        return self.stage not in UNSETTLED
 
     @property
     def good(self) -> bool:
         """Whether it runs what it was to run."""
-        return self.stage in (Stage.SUCCEEDED, Stage.ALREADY)
-
-
-def release_progress(
-    release_id: str, component: str, fleet: FleetView, devices: Iterable[DeviceView], attempts: Iterable[AttemptView]
-) -> tuple[DeviceProgress, ...]:
-    """Return how far a release is on every device that took it or is to take it; `attempts` newest first."""
-    newest = _newest(attempts)
-    views = {view.device_id: view for view in devices}
-    found = []
-    for situation in fleet.devices:
-        view, attempt = views.get(situation.device_id), newest.get(situation.device_id)
-        found.append(
-            device_progress(
-                release_id,
-                component,
-                situation,
-                fleet.channels,
-                now_ms=fleet.now_ms,
-                view=view,
-                attempt=attempt,
-            )
-        )
-    return tuple(item for item in found if item is not None)
+        return self.stage in GOOD
 
 
 def device_progress(
@@ -93,18 +99,52 @@ def device_progress(
     """Return how far one device is with `source_id`, or None if it neither took it nor is to take it."""
     if attempt is not None:
         return _attempted(attempt, situation, view)
+    return expected_progress(source_id, component, situation, channels, now_ms=now_ms)
+
+
+def expected_progress(
+    source_id: str, component: str, situation: DeviceSituation, channels: Channels, *, now_ms: int
+) -> DeviceProgress | None:
+    """Return how a device stands that has not begun with `source_id`, or None if it is not to take it."""
     decision = select(situation.facts, situation.assignment, channels, component, now_ms=now_ms)
     if decision.wanted is None or decision.wanted.source_id != source_id:
         return None
     return _expected(decision, situation)
 
 
+def stage_of(outcome: Outcome | None, *, taken_back: bool) -> Stage:
+    """Return where a device is whose attempt has this outcome; a success that was taken back is none."""
+    if outcome is None:
+        return Stage.UNDER_WAY
+    return Stage.FAILED if outcome is Outcome.SUCCEEDED and taken_back else _OUTCOMES[outcome]
+
+
+def verdict_of(
+    stages: Mapping[Stage, int], *, enabled: bool, terms: Terms, rollout: Rollout | None, now_ms: int
+) -> Verdict:
+    """Return what a release has come to: by its plan if it has one, else by its devices."""
+    settled = not any(stages.get(stage) for stage in UNSETTLED)
+    bad = any(count for stage, count in stages.items() if stage not in GOOD | UNSETTLED)
+    if not enabled or (rollout is not None and rollout.status in _STOPPED):
+        return Verdict.BAD
+    grows = terms.ramp is not None and now_ms < terms.ramp.ends_at_ms
+    if rollout is not None:
+        still = rollout.status not in _OVER
+    else:
+        still = terms.paused or now_ms < terms.not_before_ms or grows
+    if still or not settled:
+        return Verdict.OPEN
+    return Verdict.BAD if bad else Verdict.GOOD
+
+
+_STOPPED: Final = frozenset({"stopped_by_gate", "aborted"})
+_OVER: Final = frozenset({"completed", "overtaken"})
+
+
 def _attempted(attempt: AttemptView, situation: DeviceSituation, view: DeviceView | None) -> DeviceProgress:
-    stage, detail = Stage.UNDER_WAY, attempt.detail
-    if attempt.outcome is not None:
-        stage = _OUTCOMES[attempt.outcome]
-        if stage is Stage.SUCCEEDED and not attempt.succeeded:
-            stage, detail = Stage.FAILED, "it reported success, and then that it runs another image"
+    stage, detail = stage_of(attempt.outcome, taken_back=not attempt.succeeded), attempt.detail
+    if stage is Stage.FAILED and attempt.outcome is Outcome.SUCCEEDED:
+        detail = CONTRADICTED
     loading = view.progress if view and view.progress and view.progress.attempt_id == attempt.attempt_id else None
     percent = loading.done_bytes * 100 // max(1, loading.total_bytes) if loading and attempt.outcome is None else None
     return DeviceProgress(
@@ -120,9 +160,9 @@ def _attempted(attempt: AttemptView, situation: DeviceSituation, view: DeviceVie
 
 def _expected(decision: Decision, situation: DeviceSituation) -> DeviceProgress:
     stage, detail, wanted = Stage.WAITING, "", decision.wanted
-    if wanted is not None and decision.verdict is Verdict.RUNS:
+    if wanted is not None and decision.verdict is Selected.RUNS:
         stage, detail = Stage.ALREADY, situation.facts.how_it_runs(wanted.firmware)
-    elif decision.verdict is Verdict.BLOCKED:
+    elif decision.verdict is Selected.BLOCKED:
         last = decision.trace[-1]
         stage, detail = Stage.BLOCKED, f"{last.rule.value}: {last.saw}"
     else:
@@ -136,10 +176,3 @@ def _expected(decision: Decision, situation: DeviceSituation) -> DeviceProgress:
 
 def _is_of(pending: Pending, wanted: Wanted) -> bool:
     return (pending.source_id, pending.digest) == (wanted.source_id, wanted.firmware.digest)
-
-
-def _newest(attempts: Iterable[AttemptView]) -> Mapping[str, AttemptView]:
-    newest: dict[str, AttemptView] = {}
-    for attempt in attempts:
-        newest.setdefault(attempt.device_id, attempt)
-    return newest

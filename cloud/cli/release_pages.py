@@ -7,8 +7,8 @@ import click
 
 from cloud.cli.client import FAILED, Json
 from cloud.cli.context import Operator
+from cloud.cli.release_watch import ReleaseWatch, conclude, fetching
 from cloud.cli.render import Column, moment
-from cloud.cli.watch import Watch, conclude
 from protocol.errors import UserError
 
 _LABEL = re.compile(r"v?([1-9]\d{0,9})")
@@ -113,8 +113,8 @@ def finish(operator: Operator, page: Json, *, wait: bool, timeout: float) -> Non
     code = 0
     if wait:
         release_id = page["release"]["release_id"]
-        fetch = lambda seen, wait_s: operator.api.get("releases", release_id, "progress", seen=seen, wait=wait_s)  # noqa: E731
-        progress, code = Watch(operator.output, fetch, timeout).run()
+        title = f"{channel_of(page)} {label_of(page)}"
+        progress, code = ReleaseWatch(operator.output, fetching(operator, release_id), timeout, title=title).run()
         conclude(operator.output, progress, code, timeout)
         page = page | {"release": progress["release"], "metrics": progress["metrics"], "devices": progress["devices"]}
     operator.output.record(page, details(page))

@@ -4,22 +4,20 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from cloud.cli.client import FAILED, TIMED_OUT, Json, UnreachableError
 from cloud.cli.render import Output, plural, shown
-from cloud.progress import Stage
+from cloud.progress import GOOD, UNSETTLED, Stage
 
 POLL_S: Final = 10.0
 """How long the server holds a poll when nothing happens."""
 CALM_S: Final = 0.2
 """The shortest time between two polls: a busy fleet changes all the time."""
 AWAY_S: Final = 1.0
-UNSETTLED: Final = frozenset({Stage.WAITING, Stage.UNDER_WAY})
-GOOD: Final = frozenset({Stage.SUCCEEDED, Stage.ALREADY})
 MAX_ROWS: Final = 30
 _STYLES = {Stage.UNDER_WAY: "cyan", Stage.WAITING: "dim", **dict.fromkeys(GOOD, "green")}
 
@@ -39,20 +37,38 @@ class Watch:
         deadline = time.monotonic() + self._timeout_s
         console = Console(file=self._output.stderr, highlight=False, markup=False, emoji=False)
         if not console.is_terminal:
-            return self._follow(deadline, self._tell)
+            return self._follow(deadline, self.tell)
         with Live(console=console, refresh_per_second=4, transient=True) as live:
-            page, code = self._follow(deadline, lambda devices: live.update(_table(devices)))
-        self._tell(page["devices"])
+            page, code = self._follow(deadline, lambda page: live.update(self.picture(page)))
+        self.tell(page)
         return page, code
 
-    def _follow(self, deadline: float, show: Callable[[list[Json]], object]) -> tuple[Json, int]:
+    def picture(self, page: Json) -> RenderableType:
+        """Return what a terminal shows."""
+        return device_table(page["devices"])
+
+    def tell(self, page: Json) -> None:
+        """Say what has changed, a line for each device."""
+        for device in page["devices"]:
+            said = describe(device)
+            if self._told.get(device["device_id"]) != said:
+                self._told[device["device_id"]] = said
+                self._output.warn(f"  {shown(device['device_id'])}: {said}")
+
+    def verdict(self, page: Json) -> int | None:
+        """Return the exit code that a page comes to, or None while that is open."""
+        stages = [Stage(device["stage"]) for device in page["devices"]]
+        if UNSETTLED.intersection(stages):
+            return None
+        return 0 if all(stage in GOOD for stage in stages) else FAILED
+
+    def _follow(self, deadline: float, show: Callable[[Json], object]) -> tuple[Json, int]:
         page, away = self._fetch(None, 0), False
         while True:
-            show(page["devices"])
-            stages = [Stage(device["stage"]) for device in page["devices"]]
-            remaining = deadline - time.monotonic()
-            if not UNSETTLED.intersection(stages):
-                return page, 0 if all(stage in GOOD for stage in stages) else FAILED
+            show(page)
+            code, remaining = self.verdict(page), deadline - time.monotonic()
+            if code is not None:
+                return page, code
             if remaining <= 0:
                 return page, TIMED_OUT
             time.sleep(min(CALM_S, remaining))
@@ -63,13 +79,6 @@ class Watch:
                     self._output.warn(f"{error} Waiting for it to come back.")
                 away = True
                 time.sleep(min(AWAY_S, max(0.0, deadline - time.monotonic())))
-
-    def _tell(self, devices: list[Json]) -> None:
-        for device in devices:
-            said = describe(device)
-            if self._told.get(device["device_id"]) != said:
-                self._told[device["device_id"]] = said
-                self._output.warn(f"  {shown(device['device_id'])}: {said}")
 
 
 def describe(device: Mapping[str, Any]) -> str:
@@ -104,12 +113,13 @@ def conclude(output: Output, page: Json, code: int, timeout_s: float) -> None:
     output.say(sentence[:1].upper() + sentence[1:])
 
 
-def _table(devices: list[Json]) -> Table:
+def device_table(devices: list[Json], rows: int = MAX_ROWS) -> Table:
+    """Return how devices stand, those first that have not settled."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("DEVICE", "", "DETAIL"):
         table.add_column(heading)
     order = sorted(devices, key=lambda device: (device["stage"] not in UNSETTLED, device["device_id"]))
-    for device in order[:MAX_ROWS]:
+    for device in order[:rows]:
         stage = Stage(device["stage"])
         online = "" if device["online"] else " (offline)"
         table.add_row(
@@ -117,6 +127,6 @@ def _table(devices: list[Json]) -> Table:
             Text(describe(device).partition(" (")[0], style=_STYLES.get(stage, "red")),
             Text(" ".join(shown(item) for item in (device["reason"], device["detail"]) if item)),
         )
-    if len(order) > MAX_ROWS:
-        table.add_row(Text(f"… and {len(order) - MAX_ROWS} more"), Text(""), Text(""))
+    if len(order) > rows:
+        table.add_row(Text(f"… and {len(order) - rows} more"), Text(""), Text(""))
     return table

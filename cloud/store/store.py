@@ -32,6 +32,7 @@ from cloud.store.outbox import Outbox
 from cloud.store.redundancy import Redundancy
 from cloud.store.releases import Releases
 from cloud.store.rollouts import Rollouts
+from cloud.store.standings import Standings
 from cloud.store.tokens import Tokens
 from cloud.store.webhooks import Webhooks
 
@@ -55,6 +56,7 @@ class Store:
         self.enrolment = Enrolment(database)
         self.certificates = Certificates(database)
         self.events = Events(database)
+        self.standings = Standings(database)
         self.webhooks = Webhooks(database)
 
     @classmethod

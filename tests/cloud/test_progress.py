@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 
-from cloud.fleet import AttemptView, DeviceSituation, DeviceView, FleetView
-from cloud.progress import Stage, device_progress, release_progress
+from cloud.fleet import AttemptView, DeviceSituation, DeviceView
+from cloud.guard.evidence import Status
+from cloud.progress import Rollout, Stage, Verdict, device_progress, verdict_of
 from protocol.down import NoticeRelease
 from protocol.facts import DeviceFacts
 from protocol.phases import Outcome, Phase, Reason, Wait
+from protocol.schedule import Ramp, Terms
 from protocol.selection import Assignment
 from protocol.up import Availability, Pending, Progress
 from protocol.values import ComponentState, FirmwareRef, Via
@@ -155,10 +157,49 @@ def test_the_download_is_shown_in_percent_only_while_it_lasts() -> None:
     assert found.percent is None
 
 
-def test_the_newest_attempt_of_a_device_counts() -> None:
-    fleet = FleetView(product="thermostat", channels=channels(), devices=(situation(), situation("pi-2")))
-    attempts = [attempt(outcome=Outcome.SUCCEEDED, succeeded=True), attempt(outcome=Outcome.FAILED)]
-    found = release_progress("r1", "app", fleet, [], attempts)
-    assert [(item.device_id, item.stage) for item in found] == [("pi-1", Stage.SUCCEEDED), ("pi-2", Stage.WAITING)]
-    assert [item.settled for item in found] == [True, False]
-    assert [item.good for item in found] == [True, False]
+def running(status: str) -> Rollout:
+    return Rollout(status=status, phase=1, phases=2, why="")
+
+
+@pytest.mark.parametrize(
+    ("stages", "how", "expected"),
+    [
+        ({}, {}, Verdict.GOOD),
+        ({Stage.SUCCEEDED: 9, Stage.ALREADY: 1}, {}, Verdict.GOOD),
+        ({Stage.SUCCEEDED: 9, Stage.WAITING: 1}, {}, Verdict.OPEN),
+        ({Stage.ROLLED_BACK: 1, Stage.UNDER_WAY: 1}, {}, Verdict.OPEN),
+        ({Stage.SUCCEEDED: 9, Stage.ROLLED_BACK: 1}, {}, Verdict.BAD),
+        ({Stage.SUCCEEDED: 9, Stage.BLOCKED: 1}, {}, Verdict.BAD),
+        ({Stage.SUCCEEDED: 9, Stage.WAITING: 0}, {}, Verdict.GOOD),
+        ({Stage.UNDER_WAY: 1}, {"enabled": False}, Verdict.BAD),
+        ({Stage.SUCCEEDED: 1}, {"terms": Terms(paused=True)}, Verdict.OPEN),
+        ({}, {"terms": Terms(not_before_ms=101)}, Verdict.OPEN),
+        ({}, {"terms": Terms(not_before_ms=100)}, Verdict.GOOD),
+        ({}, {"terms": Terms(ramp=Ramp(from_percentage=0, starts_at_ms=0, ends_at_ms=101))}, Verdict.OPEN),
+        ({Stage.SUCCEEDED: 1}, {"rollout": running("running")}, Verdict.OPEN),
+        ({Stage.SUCCEEDED: 1}, {"rollout": running("paused")}, Verdict.OPEN),
+        ({Stage.SUCCEEDED: 1}, {"rollout": running("awaiting_approval")}, Verdict.OPEN),
+        ({Stage.SUCCEEDED: 1}, {"rollout": running("completed")}, Verdict.GOOD),
+        ({Stage.SUCCEEDED: 1, Stage.FAILED: 1}, {"rollout": running("completed")}, Verdict.BAD),
+        ({Stage.SUCCEEDED: 1, Stage.WAITING: 1}, {"rollout": running("completed")}, Verdict.OPEN),
+        ({Stage.UNDER_WAY: 1}, {"rollout": running("stopped_by_gate")}, Verdict.BAD),
+        ({Stage.SUCCEEDED: 1}, {"rollout": running("aborted")}, Verdict.BAD),
+    ],
+)
+def test_a_release_is_open_until_its_plan_or_its_devices_have_decided(
+    stages: dict[Stage, int], how: dict[str, Any], expected: Verdict
+) -> None:
+    said: dict[str, Any] = {"enabled": True, "terms": Terms(), "rollout": None} | how
+    assert verdict_of(stages, now_ms=100, **said) is expected
+
+
+def test_every_status_of_a_rollout_is_known_here() -> None:
+    verdicts = {
+        status: verdict_of({}, enabled=True, terms=Terms(), rollout=running(status), now_ms=0) for status in Status
+    }
+    assert {status for status, verdict in verdicts.items() if verdict is Verdict.OPEN} == {
+        *(Status.AWAITING_APPROVAL, Status.SCHEDULED, Status.RUNNING, Status.PAUSED)
+    }
+    assert {status for status, verdict in verdicts.items() if verdict is Verdict.BAD} == {
+        *(Status.STOPPED_BY_GATE, Status.ABORTED)
+    }

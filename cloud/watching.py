@@ -1,0 +1,138 @@
+"""Watching releases without loading the cloud: what is dear is worked out for all who watch, and not all the time.
+
+For a release to many devices the counts come from the database, and who has yet to begin from the selection, asked
+about each of them. Both are kept while they are young, measured by what they took: neither is worked on for more than
+a share of the time, however many watch. For few devices both are worked out each time.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Generic, TypeVar
+
+from cloud.progress import DeviceProgress, Rollout, Stage, Verdict, verdict_of
+from cloud.store.standings import Begun, Unbegun
+from cloud.store.store import Store
+from cloud.values import ReleaseMetrics, ReleaseView
+
+MANY: Final = 2000
+"""Devices from which on what was worked out is kept."""
+SHARE: Final = 0.05
+"""Of the time."""
+SHARE_AT_THE_END: Final = 0.25
+"""When all seems to have settled, which has to be certain."""
+MAX_KEPT: Final = 64
+MAX_SHOWN: Final = 1000
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseStanding:
+    """How far a release is: how many devices are in each stage, and some of them; `left_out` are the others."""
+
+    release: ReleaseView
+    metrics: ReleaseMetrics
+    stages: dict[Stage, int]
+    devices: tuple[DeviceProgress, ...]
+    left_out: int
+    rollout: Rollout | None
+    verdict: Verdict
+
+
+@dataclass(slots=True)
+class _Kept(Generic[T]):
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    value: T | None = None
+    made_at_s: float = 0.0
+    took_s: float = 0.0
+
+
+class Sparing(Generic[T]):
+    """Values by key, worked out once for all who ask at a time, and anew when each is old for what it took."""
+
+    def __init__(self, make: Callable[[str], T], is_dear: Callable[[T], bool], clock: Callable[[], float]) -> None:
+        self._make, self._is_dear, self._clock = make, is_dear, clock
+        self._kept: dict[str, _Kept[T]] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: str, *, share: float) -> tuple[T, bool]:
+        """Return a value, and whether it is of now."""
+        with self._lock:
+            kept = self._kept.pop(key, None) or _Kept()
+            self._kept[key] = kept  # the newest last
+            while len(self._kept) > MAX_KEPT:
+                del self._kept[next(iter(self._kept))]
+        with kept.lock:
+            began_s = self._clock()
+            value = kept.value
+            if value is not None and self._is_dear(value) and began_s - kept.made_at_s < kept.took_s / share:
+                return value, False
+            value = self._make(key)
+            kept.value, kept.made_at_s = value, self._clock()
+            kept.took_s = kept.made_at_s - began_s
+            return value, True
+
+
+class Watching:
+    """How far releases are, for many who ask."""
+
+    def __init__(
+        self, store: Store, now: Callable[[], float] = time.time, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._store, self._now = store, now
+        self._unbegun = Sparing(store.standings.unbegun, lambda it: it.looked_at >= MANY, clock)
+        self._begun: Sparing[tuple[Begun, ReleaseMetrics]] = Sparing(
+            self._count, lambda it: sum(it[0].stages.values()) >= MANY, clock
+        )
+
+    def standing(self, release_id: str, *, limit: int) -> ReleaseStanding:
+        """Return how far a release is, showing `limit` devices at most, the unwell first; NotFoundError."""
+        release = self._store.releases.release(release_id)
+        unbegun, is_new = self._unbegun.get(release_id, share=SHARE)
+        found = self._put_together(release, unbegun, limit)
+        if found.verdict is not Verdict.OPEN and not is_new and release.enabled:
+            unbegun, is_new = self._unbegun.get(release_id, share=SHARE_AT_THE_END)
+            found = self._put_together(release, unbegun, limit, certain=is_new)
+        return found
+
+    def _put_together(
+        self, release: ReleaseView, unbegun: Unbegun, limit: int, *, certain: bool = True
+    ) -> ReleaseStanding:
+        (begun, metrics), _ = self._begun.get(f"{release.release_id} {unbegun.last_attempt}", share=SHARE)
+        rest = [it for device_id, it in unbegun.devices.items() if device_id not in begun.since]
+        stages = dict(begun.stages)
+        for device in rest:
+            stages[device.stage] = stages.get(device.stage, 0) + 1
+        devices = sorted([*begun.shown, *rest], key=_unwell_first)[:limit]
+        verdict = verdict_of(
+            *(stages,),
+            enabled=release.enabled,
+            terms=release.terms,
+            rollout=begun.rollout,
+            now_ms=int(self._now() * 1000),
+        )
+        return ReleaseStanding(
+            release=release,
+            metrics=metrics,
+            stages=stages,
+            devices=tuple(sorted(devices, key=lambda it: it.device_id)),
+            left_out=sum(stages.values()) - len(devices),
+            rollout=begun.rollout,
+            verdict=verdict if certain else Verdict.OPEN,
+        )
+
+    def _count(self, key: str) -> tuple[Begun, ReleaseMetrics]:
+        release_id, _, after = key.partition(" ")
+        begun = self._store.standings.begun(release_id, after=int(after), limit=MAX_SHOWN)
+        return begun, self._store.metrics.release(release_id)
+
+
+_ORDER: Final = (
+    *(Stage.UNDER_WAY, Stage.ROLLED_BACK, Stage.FAILED, Stage.BLOCKED, Stage.CANCELLED),
+    *(Stage.WAITING, Stage.SUCCEEDED, Stage.ALREADY),
+)
+
+
+def _unwell_first(device: DeviceProgress) -> tuple[int, str]:
+    return _ORDER.index(device.stage), device.device_id
