@@ -237,8 +237,9 @@ class AttemptRow(Row, table=True):
     """One device taking one firmware, put together from its journal's entries; `ended_seq` is the last one's number.
 
     `source_id` is what the device said; nothing else has to know it. A success counts while `taken_back_at_ms` is null;
-    `contradicted_by` is the digest that was reported instead. By the cloud's own clock, the device was first known to
-    restart into the firmware at `taken_at_ms`, and to have ended the attempt at `settled_at_ms`.
+    `contradicted_by` is the digest that was reported instead. By the cloud's own clock, the attempt was heard
+    of at `begun_at_ms`, the device was first known to restart into the firmware at `taken_at_ms`, and to have ended the
+    attempt at `settled_at_ms`.
     """
 
     __tablename__ = "attempt"
@@ -270,6 +271,7 @@ class AttemptRow(Row, table=True):
     started_at_ms: int = Field(sa_type=BigInteger)
     ended_at_ms: int | None = Field(default=None, sa_type=BigInteger)
     ended_seq: int | None = Field(default=None, sa_type=BigInteger)
+    begun_at_ms: int | None = Field(default=None, sa_type=BigInteger)
     taken_at_ms: int | None = Field(default=None, sa_type=BigInteger)
     settled_at_ms: int | None = Field(default=None, sa_type=BigInteger)
     taken_back_at_ms: int | None = Field(default=None, sa_type=BigInteger)

@@ -52,7 +52,8 @@ class HealthEvidence:
 class Memory:
     """What a rollout remembers between two looks.
 
-    `ramp_s` is how long coverage grows in the open phase, which opened at `opened_at_ms`. `silence_log_e` is the
+    `ramp_s` is how long coverage grows in the open phase, which opened at `opened_at_ms`; devices
+    that begin from `watched_from_ms` on are judged by themselves, too. `silence_log_e` is the
     evidence for silence (`sequential.add_silence`) after `silence_looks` intervals, in millionths of its natural
     logarithm, of devices last heard until `heard_through_ms`, with the numbers that went quiet. `seen`, `quiet_seen`
     and `health_seen` are what was there when somebody resumed it: it does not count again.
@@ -60,6 +61,7 @@ class Memory:
 
     ramp_s: int = 0
     opened_at_ms: int = 0
+    watched_from_ms: int = 0
     stopped: tuple[Stratum, ...] = ()
     retried_at: int = 0
     rolled_back: bool = False
@@ -111,7 +113,7 @@ class StratumEvidence:
     `succeeded` + failures + `transient` + `moved_on`. `succeeded` stood the soak, on the digest that booted; `proven`
     booted it, and the soak is not over; `transient` are failures that say nothing of the firmware; `moved_on` took
     another firmware since. `away` are those of `under_way`, and `quiet` those of all that took it and did not fail,
-    that were not heard of for long.
+    that were not heard of for long. `fresh_started` began since `Memory.watched_from_ms`, of which `fresh_failed`.
     """
 
     stratum: Stratum
@@ -124,6 +126,8 @@ class StratumEvidence:
     transient: int = 0
     moved_on: int = 0
     quiet: int = 0
+    fresh_started: int = 0
+    fresh_failed: int = 0
 
     @property
     def failed(self) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from cloud.guard.evidence import Evidence, Fingerprint, HealthEvidence, Memory, StratumEvidence
+from cloud.guard.evidence import Evidence, Fingerprint, HealthEvidence, Memory, Standing, StratumEvidence
 from cloud.guard.policy import FailureGate, Gates, HealthGate, Response, SilenceGate
 from cloud.guard.sequential import (
     MILLION,
@@ -49,10 +49,11 @@ class _Count:
         return rate_log_e(self.started, self.failed, gate.tolerable_permille, gate.intolerable_permille)
 
 
-def find(gates: Gates, memory: Memory, evidence: Evidence) -> tuple[Finding, ...]:
-    """Return what the gates find now; `memory` has heard what `evidence.silence` tells (`hear`)."""
+def find(gates: Gates, standing: Standing, evidence: Evidence) -> tuple[Finding, ...]:
+    """Return what the gates find now; the standing's memory has heard what `evidence.silence` tells (`hear`)."""
+    memory = standing.memory
     found = [
-        judge_failures(gates.failures, memory, evidence),
+        judge_failures(gates.failures, standing, evidence),
         judge_silence(gates.silence, memory, evidence) if gates.silence else None,
         *(judge_health(gate, seen, it) for gate, seen, it in _health(gates, memory, evidence)),
     ]
@@ -82,12 +83,17 @@ def hear(gates: Gates, memory: Memory, evidence: Evidence) -> Memory:
     )
 
 
-def judge_failures(gate: FailureGate, memory: Memory, evidence: Evidence) -> Finding | None:
-    """Return a finding for the strata that fail while the others are content, or for all."""
+def judge_failures(gate: FailureGate, standing: Standing, evidence: Evidence) -> Finding | None:
+    """Return a finding for the strata that fail while the others are content, or for all.
+
+    Three families of tests share the probability of a false stop: half of it has that of all devices, a quarter those
+    of the strata, and a quarter those of the devices of each later phase: what went well before is no credit for them.
+    """
+    memory = standing.memory
     going = [it for it in evidence.strata if not any(_within(it.stratum, stopped) for stopped in memory.stopped)]
     counts = {it.stratum: _count(it, memory) for it in going}
     total = _sum(counts.values())
-    bound = log_bound(gate.false_stop_permille, 1 if evidence.kinds < 2 else 2)
+    bound = log_bound(gate.false_stop_permille, 2)
     picked = _pick(gate, counts, evidence.kinds) if evidence.kinds > 1 else ()
     rest = _sum(count for stratum, count in counts.items() if not any(_within(stratum, it) for it in picked))
     can_stop = len(memory.stopped) + len(picked) <= MAX_STRATA
@@ -100,6 +106,11 @@ def judge_failures(gate: FailureGate, memory: Memory, evidence: Evidence) -> Fin
         return Finding(gate="failures", then=gate.then, why=f"{why}; {others}", strata=picked)
     if picked or total.log_e(gate) >= bound:
         return Finding(gate="failures", then=gate.then, why=_said(gate, going, memory))
+    fresh = _Count(started=sum(it.fresh_started for it in going), failed=sum(it.fresh_failed for it in going))
+    later = standing.phase
+    if later and fresh.log_e(gate) >= log_bound(gate.false_stop_permille, 4 * later * (later + 1)):
+        count = f"{fresh.failed} of {fresh.started} devices that began it in phase {later + 1} failed"
+        return Finding(gate="failures", then=gate.then, why=f"{count}{_reasons(going)}; {_rates(gate)}")
     if _is_over_cap(gate, total):
         count = f"{total.failed} of {total.started} devices that began it failed{_reasons(going)}"
         why = f"{count}, at most {gate.max_failures} may"
@@ -151,9 +162,9 @@ def _pick(gate: FailureGate, counts: dict[Stratum, _Count], kinds: int) -> tuple
     """Return the strata whose own test stops, the strongest first, each without those before it.
 
     A stratum may be one model on one version, all of a model, or all on a version: three tests for each kind at most,
-    which share half of the probability of a false stop.
+    which share a quarter of the probability of a false stop.
     """
-    bound = log_bound(gate.false_stop_permille, 2 * 3 * kinds)
+    bound = log_bound(gate.false_stop_permille, 4 * 3 * kinds)
     left, picked = dict(counts), []
     while left:
         candidates = {

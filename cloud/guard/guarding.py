@@ -107,7 +107,7 @@ def guard(policy: Policy, standing: Standing, evidence: Evidence, now_ms: int) -
     if idle is not None:
         return idle
     heard = replace(standing, memory=hear(policy.gates, standing.memory, evidence))
-    findings = find(policy.gates, heard.memory, evidence)
+    findings = find(policy.gates, heard, evidence)
     if findings:
         return _stop(heard, findings, now_ms)
     if heard.status is Status.PAUSED:

@@ -39,7 +39,9 @@ def started(policy: Policy, standing: Standing, now_ms: int, devices: int) -> St
 
 def opened(policy: Policy, standing: Standing, phase: int, at_ms: int, devices: int) -> Standing:
     """Return the standing with a phase open from a time on; who went quiet before the first one is nobody's concern."""
-    memory = replace(standing.memory, ramp_s=growth_s(policy, phase, devices), opened_at_ms=at_ms)
+    memory = replace(
+        standing.memory, ramp_s=growth_s(policy, phase, devices), opened_at_ms=at_ms, watched_from_ms=at_ms
+    )
     if phase == 0:
         memory = replace(memory, heard_through_ms=at_ms)
     return replace(standing, phase=phase, phase_began_at_ms=at_ms, memory=memory)

@@ -35,6 +35,7 @@ def resume(policy: Policy, standing: Standing, evidence: Evidence, now_ms: int) 
     if standing.status is Status.STOPPED_BY_GATE:
         memory = replace(
             memory,
+            watched_from_ms=now_ms,
             seen=tuple(
                 Seen(stratum=it.stratum, started=it.started - it.transient, failed=it.failed) for it in evidence.strata
             ),

@@ -35,6 +35,7 @@ def apply_entry(change: Change, device_id: str, journal_id: str, entry: Entry) -
     row = change.session.exec(query).first()
     if row is None:
         row = _new_attempt(device_id, journal_id, entry, said)
+        row.begun_at_ms = change.now_ms
         _give_back(change, row)
     if row.outcome is None:
         row.phase = said.phase.value

@@ -120,14 +120,18 @@ def _strata(scope: _Scope) -> tuple[tuple[StratumEvidence, ...], dict[str, int]]
     """Return what became of each kind of device, and how many settled since the open phase began, by how."""
     found: dict[tuple[str, str | None], dict[str, Any]] = defaultdict(lambda: defaultdict(int) | {"failures": {}})
     fresh = {"succeeded": 0, "failed": 0}
-    for model, version, kind, phase, reason, count, since, quiet, away in scope.session.execute(_outcomes(scope)):
+    for model, version, kind, phase, reason, count, *sums in scope.session.execute(_outcomes(scope)):
+        since, quiet, away, begun = (int(it or 0) for it in sums)
         numbers = found[model, version]
         numbers["started"] += count
-        numbers["quiet"] += int(quiet or 0)
-        numbers["away"] += int(away or 0)
+        numbers["quiet"] += quiet
+        numbers["away"] += away
+        if kind != "transient":
+            numbers["fresh_started"] += begun
         if kind in fresh:
-            fresh[kind] += int(since or 0)
+            fresh[kind] += since
         if kind == "failed":
+            numbers["fresh_failed"] += begun
             fingerprint = Fingerprint(phase, reason)
             numbers["failures"][fingerprint] = numbers["failures"].get(fingerprint, 0) + count
         else:
@@ -168,6 +172,7 @@ def _outcomes(scope: _Scope) -> Select[Any]:
             func.sum(case((settled_at_ms >= scope.standing.memory.opened_at_ms, 1), else_=0)),
             func.sum(case((quiet, 1), else_=0)),
             func.sum(case((and_(is_silent, kind == "under_way"), 1), else_=0)),
+            func.sum(case((col(AttemptRow.begun_at_ms) >= scope.standing.memory.watched_from_ms, 1), else_=0)),
         )
         .select_from(AttemptRow)
         .join(DeviceRow, col(DeviceRow.id) == col(AttemptRow.device_id))

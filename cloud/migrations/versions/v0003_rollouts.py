@@ -20,7 +20,7 @@ _COLUMNS = {
     "attempt": (("tried_order", sa.BigInteger(), "0"),),
 }
 
-_CLOUD_TIMES = ("taken_at_ms", "settled_at_ms")
+_CLOUD_TIMES = ("begun_at_ms", "taken_at_ms", "settled_at_ms")
 
 
 def upgrade() -> None:
