@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from protocol import down, enrolment, manifest, signing, up, values
+from protocol import down, enrolment, manifest, schedule, signing, up, values
 from protocol.chunks import CHUNK_BYTES, MAX_BLOB_BYTES, BlobRef, list_sizes, pack_chunk
 from protocol.codec import MAX_DEPTH, MAX_MESSAGE_BYTES, decode
-from protocol.identity import Installed, VersionRange, bucket
+from protocol.identity import Installed, VersionRange, bucket, place
 from protocol.phases import LWM2M_RESULT, LWM2M_STATE, RETRIED_LATER, Outcome, Phase, Reason, Wait
+from protocol.schedule import MAX_CANARIES, MAX_STRATA, MAX_WINDOWS, Terms
+from protocol.selection import Rule
 from protocol.signing import DESIRED_TYPE, NOTICE_TYPE, Envelope
 from protocol.topics import DOWN_KINDS, UP_KINDS
 
@@ -68,6 +70,16 @@ def test_the_waits_are_those_of_the_code() -> None:
     assert [row[0] for row in rows("| wait |")] == [wait.value for wait in Wait]
 
 
+def test_the_rules_are_those_of_the_code() -> None:
+    assert [row[0] for row in rows("| rule | passes if |")] == [rule.value for rule in Rule]
+
+
+def test_the_terms_are_those_of_the_code() -> None:
+    assert [row[0] for row in rows("| field | type | meaning | left out |")] == list(Terms.__dataclass_fields__)
+    limits = f"{MAX_CANARIES}, {MAX_WINDOWS}, {MAX_STRATA}"
+    assert f"| canary groups, windows, stopped strata of a release | {limits} |" in TEXT
+
+
 def test_the_topics_are_those_of_the_code() -> None:
     topics = [row[0] for row in rows("| topic | who publishes |")]
     assert {topic.rsplit("/", 1)[1] for topic in topics if "/up/" in topic} == UP_KINDS
@@ -83,6 +95,11 @@ def test_the_fields_of_each_message_are_those_of_the_code() -> None:
         up.Want,
         up.AttemptEntry,
         up.DeviceState,
+        up.Health,
+        values.ComponentState,
+        schedule.Ramp,
+        schedule.Window,
+        schedule.Stratum,
     ):
         for name in kind.__dataclass_fields__:
             assert f"`{name}`" in TEXT, f"{kind.__name__}.{name} is not in docs/protocol.md"
@@ -90,6 +107,7 @@ def test_the_fields_of_each_message_are_those_of_the_code() -> None:
 
 def test_the_worked_figures_are_those_of_the_code() -> None:
     assert f"`pi-1` in release `r-1` has the bucket {bucket('pi-1', 'r-1')}" in TEXT
+    assert f"modulo 10,000: {place('pi-1', 'r-1')} in the example" in TEXT
     assert f"at most {MAX_MESSAGE_BYTES:,} bytes" in TEXT
     assert f"nesting deeper than {MAX_DEPTH}" in TEXT
     assert f"chunks of {CHUNK_BYTES:,} bytes" in TEXT

@@ -73,7 +73,7 @@ def test_the_documented_conversations_happen(lines: list[str], agent: StandInAge
 
 
 def test_the_conversations_are_found_in_the_document() -> None:
-    assert len(conversations()) == 3
+    assert len(conversations()) == 4
 
 
 def test_requests_reach_the_handler(agent: StandInAgent, client: LineClient, wall: Clock) -> None:
