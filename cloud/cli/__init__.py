@@ -37,6 +37,7 @@ HEAVY: Final[Mapping[str, str]] = {
     "demo": "cloud.demo.cli:demo",
     "token": "cloud.cli.token:token",
     "ca": "cloud.cli.authority:ca",
+    "simulate": "cloud.cli.simulate:simulate",
 }
 """Commands that need the whole server: name to `module:attribute`."""
 

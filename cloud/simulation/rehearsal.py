@@ -25,7 +25,7 @@ from protocol.schedule import openness
 from protocol.values import FirmwareRef
 
 START_MS: Final = 1_704_067_200_000
-"""Monday, the 1st of January 2024, 00:00 UTC: when rehearsals begin, unless the plan says not before a later time."""
+"""Monday, the 1st of January 2024, 00:00 UTC: when rehearsals begin, unless the plan begins after they would end."""
 COMPONENT: Final = "app"
 MOVING: Final = frozenset({Status.AWAITING_APPROVAL, Status.SCHEDULED, Status.RUNNING})
 
@@ -91,7 +91,8 @@ def rehearse(script: Script, seed: int) -> Run:
 
 
 def _set(script: Script, seed: int) -> _Stage:
-    start_ms = max(START_MS, script.policy.terms.not_before_ms)
+    not_before_ms = script.policy.terms.not_before_ms
+    start_ms = START_MS if not_before_ms <= START_MS + script.until_s * 1000 else not_before_ms
     standing = begin(script.policy, start_ms, script.fleet.devices)
     stage = _Stage(script=script, seed=seed, standing=standing, start_ms=start_ms, chance=Random(seed))  # noqa: S311
     for kind in script.fleet.counts:

@@ -1,0 +1,1 @@
+"""Tests of rehearsals: the simulator's answers against arithmetic."""
