@@ -1,19 +1,19 @@
 """`fleetlift device import`: a fleet that another tool knew, from a file; nothing is flashed."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Final
 
 import click
 
 from cloud.cli.client import Json
-from cloud.cli.context import Operator, pass_operator
+from cloud.cli.context import Command, Operator, pass_operator
 from cloud.cli.fleet_files import Wrong, read_fleet, refusal
 from cloud.cli.render import Column, plural, shown
 from protocol.errors import UserError
 
-AT_ONCE: Final = 500
-"""Devices of one request."""
-MAX_NOTES: Final = 20
+AT_ONCE: Final = 200
+"""Devices of one request: the server is kept from nothing else for longer than a second or two."""
 COLUMNS = (
     Column("new", "new", justify="right"),
     Column("changed", "changed", justify="right"),
@@ -22,7 +22,7 @@ COLUMNS = (
 )
 
 
-@click.command("import")
+@click.command("import", cls=Command)
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--product", metavar="P", help="The product of lines that name none (default: the context's).")
 @click.option("--dry-run", is_flag=True, help="Say what would change, and change nothing.")
@@ -70,7 +70,7 @@ def _total(answers: list[Json]) -> Json:
     counted: Json = {name: sum(it[name] for it in answers) for name in ("new", "changed", "unchanged")}
     return counted | {
         "groups_made": sorted({group for it in answers for group in it["groups_made"]}),
-        "notes": [note for it in answers for note in it["notes"]],
+        "unknown_images": dict(sum((Counter(it["unknown_images"]) for it in answers), Counter[str]())),
     }
 
 
@@ -81,8 +81,9 @@ def _tell(operator: Operator, total: Json, *, dry_run: bool) -> None:
         f"{total['unchanged']} as {'it was' if total['unchanged'] == 1 else 'they were'}."
         + (" Nothing was changed: it was a dry run." if dry_run else "")
     )
-    for note in total["notes"][:MAX_NOTES]:
-        operator.output.warn(f"line {note['line']}: {shown(note['why'])}")
-    if len(total["notes"]) > MAX_NOTES:
-        operator.output.warn(f"and {len(total['notes']) - MAX_NOTES} more of such notes")
+    for image, count in sorted(total["unknown_images"].items()):
+        operator.output.warn(
+            f"No firmware {shown(image)} is here: what {plural(count, 'device')} with it really "
+            f"{'runs' if count == 1 else 'run'} is unknown until {'it says' if count == 1 else 'they say'} so."
+        )
     operator.output.record(total, COLUMNS)

@@ -5,7 +5,7 @@ from typing import Any, Final
 import click
 
 from cloud.cli.client import Json
-from cloud.cli.context import Operator, pass_operator
+from cloud.cli.context import Command, Operator, pass_operator
 from cloud.cli.options import channel_options
 from cloud.cli.release_pages import channel_of, find, label_of
 from cloud.cli.render import Column, plural, shown
@@ -45,7 +45,7 @@ NEEDS = (
 )
 
 
-@click.command("matrix")
+@click.command("matrix", cls=Command)
 @click.option("--product", metavar="P", help="The product (default: the context's).")
 @click.option("--component", metavar="C", help="Of this component alone.")
 @pass_operator
@@ -55,7 +55,7 @@ def matrix(operator: Operator, *, product: str | None, component: str | None) ->
     operator.output.rows(rows, MATRIX, nothing="There is no firmware yet.")
 
 
-@click.command("needs")
+@click.command("needs", cls=Command)
 @click.argument("name", metavar="RELEASE")
 @channel_options
 @pass_operator

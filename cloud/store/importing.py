@@ -52,7 +52,7 @@ class KnownDevice:
 
 @dataclass(frozen=True, slots=True)
 class LineNote:
-    """What is to be said of a line."""
+    """Why a line is wrong."""
 
     line: int
     why: str
@@ -60,14 +60,18 @@ class LineNote:
 
 @dataclass(slots=True, kw_only=True)
 class ImportOutcome:
-    """What an import did, or would do; if a line is wrong it did nothing. Groups are `product/group`."""
+    """What an import did, or would do; if a line is wrong it did nothing. Groups are `product/group`.
+
+    `unknown_images` counts the devices by what they run that no firmware here is (`product/component version`): their
+    digests are unknown until they say them.
+    """
 
     new: int = 0
     changed: int = 0
     unchanged: int = 0
     groups_made: list[str] = field(default_factory=list)
     wrong: list[LineNote] = field(default_factory=list)
-    notes: list[LineNote] = field(default_factory=list)
+    unknown_images: dict[str, int] = field(default_factory=dict)
 
 
 class _UndoneError(StoreError):
@@ -200,8 +204,8 @@ class _Import:
         component.requires = dict(firmware.requires.get("components", {})) if firmware else {}
         component.data_schema = firmware.data_schema if firmware else 0
         if component.digest == UNKNOWN_DIGEST:
-            why = f"no firmware {what} is here: its digest is unknown until {device.device_id} says it"
-            self._outcome.notes.append(LineNote(device.line, why))
+            unknown = self._outcome.unknown_images
+            unknown[f"{device.product}/{what}"] = unknown.get(f"{device.product}/{what}", 0) + 1
 
     def _take_groups(self, row: DeviceRow, device: KnownDevice) -> bool:
         joined = False

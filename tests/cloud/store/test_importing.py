@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from cloud.store.importing import UNKNOWN_DIGEST, ImportOutcome, KnownDevice, KnownImage, LineNote
+from cloud.store.importing import UNKNOWN_DIGEST, ImportOutcome, KnownDevice, KnownImage
 from cloud.store.store import Store
 from cloud.values import ReleaseDraft
 from protocol.identity import EVERYONE
@@ -126,9 +126,10 @@ def test_a_forecast_counts_on_what_was_imported(store: Store) -> None:
     assert found == {"kiosk-1": digest_of("1.0.0"), "kiosk-2": UNKNOWN_DIGEST}
 
 
-def test_an_image_that_nobody_knows_is_noted(store: Store) -> None:
-    outcome = take(store, replace(KIOSK, installed={"app": KnownImage("0.9.0")}))
-    assert outcome.notes == [LineNote(2, "no firmware app 0.9.0 is here: its digest is unknown until kiosk-1 says it")]
+def test_images_that_nobody_knows_are_counted(store: Store) -> None:
+    two = replace(KIOSK, line=3, device_id="kiosk-2", installed={"app": KnownImage("0.9.0")})
+    outcome = take(store, KIOSK, two, replace(two, device_id="kiosk-3"))
+    assert outcome.unknown_images == {f"{PRODUCT}/app 0.9.0": 2}
 
 
 @pytest.mark.parametrize("model", [None, MODEL])
