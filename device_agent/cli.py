@@ -244,6 +244,30 @@ def ready(config: Path) -> None:
     click.echo("what is downloaded is installed", err=True)
 
 
+@main.command("data-synced")
+@_CONFIG
+@click.option("--undo", is_flag=True, help="It does not rest any more: ask anew.")
+@_told
+def data_synced(config: Path, undo: bool) -> None:
+    """Say that the data of the application is synced and rests, so that an update may change its schema."""
+    with _agent(config) as agent:
+        agent.data_synced(not undo)
+    click.echo("the update asks anew" if undo else "the update may go on", err=True)
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@_CONFIG
+@click.option("--component", metavar="C", help="Of which component; the only one by default.")
+@click.argument("name")
+@click.argument("value", type=int)
+@_told
+def gauge(config: Path, component: str | None, name: str, value: int) -> None:
+    """Report a whole number that shows how the application does: fleetlift-agent gauge queue-depth 12."""
+    with _agent(config) as agent:
+        agent.report_gauge(name, value, component=component)
+    click.echo(f"{name} is {value}", err=True)
+
+
 @main.command()
 @_CONFIG
 @_told

@@ -34,11 +34,13 @@ from pathlib import Path
 from typing import Any, Final
 
 SOCKET_VARIABLE: Final = "FLEETLIFT_CONTROL_SOCKET"
+COMPONENT_VARIABLE: Final = "FLEETLIFT_COMPONENT"
 PENDING: Final = "firmware_update_pending"
 ATTENTION: Final = "attention_required"
+DATA_SYNC: Final = "data_sync_wanted"
 EVENTS: Final = (
-    PENDING, ATTENTION, "update_ready", "installing", "restarting", "forced", "update_installed", "update_rolled_back",
-    "updates_enabled", "updates_disabled",
+    PENDING, ATTENTION, DATA_SYNC, "update_ready", "installing", "restarting", "forced", "update_installed",
+    "update_rolled_back", "updates_enabled", "updates_disabled",
 )  # fmt: skip
 ANY_EVENT: Final = "*"
 DEFAULT_SCOPE: Final = ("install", "restart")
@@ -116,6 +118,7 @@ class Updates(contextlib.AbstractContextManager["Updates"]):
         self._wish: tuple[str, float, dict[str, Any]] | None = None  # disable or enable, until when (monotonic), fields
         self._holds: list[UpdateHold] = []
         self._confirmed = False
+        self._gauges: dict[str, dict[str, Any]] = {}
         # What the agent said last, and when it was asked.
         self._status: dict[str, Any] = {}
         self._asked_at = 0.0
@@ -187,6 +190,24 @@ class Updates(contextlib.AbstractContextManager["Updates"]):
         """Do without the update that asks for attention, if it is optional; tell whether the agent took it."""
         return self._ask("decline") is not None
 
+    def data_synced(self, synced: bool = True) -> bool:
+        """Say that the data is synced and rests, so that its schema may change; tell whether the agent took it.
+
+        False takes it back, for whoever writes on, and so does a start of the application: it is asked anew.
+        """
+        return self._ask("data_synced", synced=synced) is not None
+
+    def report_gauge(self, name: str, value: int, component: str | None = None) -> bool:
+        """Tell the operator a whole number that shows how this application does; tell whether the agent took it.
+
+        Call it whenever the number changes: the agent tells the cloud at its own pace. At most 16 names (a-z, 0-9, -).
+        """
+        component = component or os.environ.get(COMPONENT_VARIABLE)
+        fields: dict[str, Any] = {"name": name, "value": value} | ({"component": component} if component else {})
+        with self._lock:
+            self._gauges[name] = fields
+        return self._ask("gauge", **fields) is not None
+
     def check_for_updates(self) -> bool:
         """Have the agent ask the cloud now; tell whether it took it."""
         return self._ask("check") is not None
@@ -223,6 +244,12 @@ class Updates(contextlib.AbstractContextManager["Updates"]):
         """Return the update that somebody at the device is asked about, `version` and `optional` among its fields."""
         found = self._status.get("attention")
         return found if isinstance(found, dict) and found.get("state") == "asked" else None
+
+    @property
+    def data_sync(self) -> Event | None:
+        """Return the update that waits until the application calls `data_synced`: `version`, `data_schema`."""
+        found = self._status.get("data_sync")
+        return found if isinstance(found, dict) else None
 
     @property
     def updates_forced(self) -> bool:
@@ -318,7 +345,8 @@ class Updates(contextlib.AbstractContextManager["Updates"]):
             self._announce(waiting)
 
     def _waiting(self) -> list[Event]:
-        found = {PENDING: self._status["pending"] if self.updates_pending else None, ATTENTION: self.attention}
+        pending = self._status["pending"] if self.updates_pending else None
+        found = {PENDING: pending, ATTENTION: self.attention, DATA_SYNC: self.data_sync}
         return [{**fields, "event": name} for name, fields in found.items() if fields is not None]
 
     def _announce(self, event: Event) -> None:
@@ -378,6 +406,8 @@ class Updates(contextlib.AbstractContextManager["Updates"]):
                 self._ask_for(hold)
             if self._confirmed:
                 self._send("confirm", _Call(), {})
+            for gauge in self._gauges.values():
+                self._send("gauge", _Call(), gauge)
             self._send("subscribe", _Call(self._greeted), {})
 
     def _converse(self, sock: socket.socket, selector: selectors.BaseSelector) -> None:

@@ -65,6 +65,18 @@ class Standing:
     def _waits(self, why: Wait) -> bool:
         return self.snapshot.waiting is not None and self.snapshot.waiting.why is why
 
+    def _data_sync(self) -> dict[str, Any] | None:
+        """Return the update that waits until the application says that its data is synced."""
+        attempt = self.snapshot.attempt
+        if attempt is None or not self._waits(Wait.DATA_SYNC):
+            return None
+        firmware = attempt.firmware
+        return {
+            "component": firmware.component,
+            "version": firmware.version,
+            "data_schema": firmware.data_schema,
+        }
+
     def status(self) -> dict[str, Any]:
         """Return it as the control socket tells: JSON values."""
         attempt, end = self.snapshot.attempt, self.snapshot.concluded
@@ -76,6 +88,7 @@ class Standing:
             "updates_forced": bool(attempt and attempt.forced) or any(wanted.forced for wanted, _ in self.pending),
             "pending": {**describe(first[0]), "why": first[1].why.value, "detail": first[1].detail} if first else None,
             "attention": self.questions[0].described() if self.questions else None,
+            "data_sync": self._data_sync(),
             "phase": self.snapshot.phase.value,
             "update": None
             if attempt is None

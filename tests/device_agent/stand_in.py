@@ -101,6 +101,12 @@ class StandInAgent:
     def ready(self) -> None:
         self._hear("ready", None)
 
+    def data_synced(self, synced: bool) -> None:
+        self._hear("data_synced", synced)
+
+    def gauge(self, name: str, value: int, component: str | None) -> None:
+        self._hear("gauge", (name, value, component))
+
     def consent(self, component: str | None) -> None:
         self._hear("consent", component)
 

@@ -203,10 +203,19 @@ def test_a_hold_lasts_as_long_as_its_command(device: Device, agent: Started, tmp
     assert (missing.returncode, "No such file" in sentence(missing)) == (1, True)
 
 
-@pytest.mark.parametrize("command", ["check", "confirm", "ready"])
+@pytest.mark.parametrize("command", ["check", "confirm", "ready", "data-synced", "data-synced --undo"])
 def test_the_other_words(device: Device, agent: Started, command: str) -> None:
-    ended = device.call(command)
+    ended = device.call(*command.split())
     assert (ended.returncode, ended.stdout) == (0, "")
+
+
+def test_a_gauge_is_reported(device: Device, agent: Started) -> None:
+    for value in ("-12", "7"):
+        ended = device.call("gauge", "queue-depth", value)
+        assert (ended.returncode, ended.stderr) == (0, f"queue-depth is {value}\n")
+    wait_until(lambda: device.status()["health"] == {"app": {"crashes": 0, "gauges": {"queue-depth": -12}}}, 10, "it")
+    refused = device.call("gauge", "--component", "nothing", "queue-depth", "1")
+    assert (refused.returncode, "there is no component 'nothing'" in sentence(refused)) == (1, True)
 
 
 @pytest.mark.parametrize("command", ["status", "enable", "check"])

@@ -77,6 +77,34 @@ def test_somebody_at_the_device_consents_defers_or_declines(agent: StandInAgent,
     assert heard == [("consent", None), ("defer", (60, None)), ("decline", None)]
 
 
+def test_the_application_says_that_its_data_is_synced(agent: StandInAgent) -> None:
+    wanted = {"component": "app", "version": "2.0.0", "data_schema": 2}
+    agent.more_status = {"data_sync": wanted}
+    with Updates(agent.path) as updates:
+        assert updates.data_sync == wanted
+        listener = Listener()
+        updates.on("data_sync_wanted", listener)
+        assert listener.next() == {"event": "data_sync_wanted", **wanted}
+        assert updates.data_synced() and updates.data_synced(False)  # noqa: PT018 - one after the other
+        assert [agent.next_heard() for _ in range(2)] == [("data_synced", True), ("data_synced", False)]
+
+
+def test_gauges_are_told_and_told_again_to_an_agent_that_was_restarted(
+    agent: StandInAgent, updates: Updates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert updates.report_gauge("queue-depth", 12)
+    monkeypatch.setenv("FLEETLIFT_COMPONENT", "pump")
+    assert updates.report_gauge("queue-depth", 13)
+    assert updates.report_gauge("errors", -1, component="os")
+    heard = [agent.next_heard() for _ in range(3)]
+    assert heard[0] == ("gauge", ("queue-depth", 12, None))
+    assert heard[1:] == [("gauge", ("queue-depth", 13, "pump")), ("gauge", ("errors", -1, "os"))]
+    with pytest.raises(UpdatesRefusedError, match="name 'Queue Depth' is not an id"):
+        updates.report_gauge("Queue Depth", 1)
+    agent.restart()
+    assert [agent.next_heard() for _ in range(2)] == heard[1:]
+
+
 def test_why_is_told(agent: StandInAgent, updates: Updates) -> None:
     agent.decisions = [{"component": "app", "lines": ["app: nothing is to be done"]}]
     assert updates.why("app") == agent.decisions
@@ -129,7 +157,7 @@ def test_every_event_reaches_its_handlers_in_order(agent: StandInAgent, updates:
     for name in sdk.EVENTS:
         agent.server.publish({"event": name, "component": "app", "version": "1.1.0"})
     agent.server.publish({"event": "of_a_later_version"})
-    assert [everything.next()["event"] for _ in range(11)] == [*sdk.EVENTS, "of_a_later_version"]
+    assert [everything.next()["event"] for _ in range(len(sdk.EVENTS) + 1)] == [*sdk.EVENTS, "of_a_later_version"]
     assert one.next() == {"event": "update_installed", "component": "app", "version": "1.1.0"}
     assert one.told.empty()
     with pytest.raises(ValueError, match="'update_instaled' is not one of"):

@@ -16,6 +16,7 @@ from device_agent.availability import Gatekeeper
 from device_agent.components import Component
 from device_agent.config import AgentSettings, BrokerSettings, ComponentSettings, HealthSettings, UpdateSettings
 from device_agent.consent import Consents
+from device_agent.data.keeper import DataKeeper
 from device_agent.desk import Desk
 from device_agent.events import Snapshot
 from device_agent.health import AliveCheck
@@ -110,6 +111,8 @@ class Device:
                     application=self.application,
                     environment={"FLEETLIFT_COMPONENT": "app"},
                     stop_timeout_s=1.0,
+                    data=self._data(),
+                    drain_command=self.settings.components["app"].drain_command,
                 )
             },
             loop=self.loop,
@@ -122,6 +125,11 @@ class Device:
         else:
             self.link.start = lambda: None  # type: ignore[method-assign]
         self.online = online
+
+    def _data(self) -> DataKeeper | None:
+        directory = self.settings.components["app"].data_dir
+        record = self.world.directory / "components/app/data.json"
+        return None if directory is None else DataKeeper(directory, record)
 
     @property
     def snapshot(self) -> Snapshot:

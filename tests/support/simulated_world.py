@@ -48,6 +48,8 @@ class World:
     running: str | None = None
     """The digest that the application's process was started from."""
     starts: list[str] = field(default_factory=list)
+    works: dict[str, Callable[[], None]] = field(default_factory=dict)
+    """What versions do as soon as they start, by their digests."""
     fetched: list[tuple[str, int]] = field(default_factory=list)
     """The chunks that were fetched: image, index."""
     noted: set[tuple[str, int]] = field(default_factory=set)
@@ -72,7 +74,7 @@ class World:
         yield
         self.tick(f"after {what}")
 
-    def image(self, version: str, size_bytes: int = 3 * CHUNK - 100) -> FirmwareRef:
+    def image(self, version: str, size_bytes: int = 3 * CHUNK - 100, **values: Any) -> FirmwareRef:
         """Publish a firmware."""
         content = (version.encode() * size_bytes)[:size_bytes]
         digest = hashlib.sha256(content).hexdigest()
@@ -86,6 +88,7 @@ class World:
             digest=digest,
             size_bytes=size_bytes,
             hardware_models=(MODEL,),
+            **values,
         )
 
     def current_digest(self) -> str | None:
@@ -94,6 +97,10 @@ class World:
             return hashlib.sha256((self.directory / "components/app/current/image").read_bytes()).hexdigest()
         except FileNotFoundError:
             return None
+
+
+def _nothing() -> None:
+    pass
 
 
 class SimulatedApplication:
@@ -113,6 +120,7 @@ class SimulatedApplication:
         with self._world.happening("start"):
             self._world.running = digest
             self._world.starts.append(digest)
+            self._world.works.get(digest, _nothing)()
             if digest in self._world.resetting:
                 self._world.running = None
                 raise PowerCutError("the new version reset the board")
