@@ -70,16 +70,18 @@ def _group_devices(session: Session, channel: ChannelKey) -> int:
 
 
 def _metrics(session: Session, release: ReleaseRow, group_devices: int) -> ReleaseMetrics:
+    # A journal that its device lost tells no more: what it was in the middle of is not under way for ever.
+    lost = and_(col(AttemptRow.outcome).is_(None), col(AttemptRow.journal_id) != col(DeviceRow.journal_id))
+    kinds = (
+        case((lost, "lost"), else_=col(AttemptRow.outcome)),
+        col(AttemptRow.reason),
+        col(AttemptRow.taken_back_at_ms).is_not(None),
+    )
     query = (
-        select_columns(
-            col(AttemptRow.outcome),
-            col(AttemptRow.reason),
-            col(AttemptRow.taken_back_at_ms).is_not(None),
-            func.count(),
-            func.sum(case((col(AttemptRow.downloaded), 1), else_=0)),
-        )
+        select_columns(*kinds, func.count(), func.sum(case((col(AttemptRow.downloaded), 1), else_=0)))
+        .join(DeviceRow, col(DeviceRow.id) == col(AttemptRow.device_id))
         .where(col(AttemptRow.source_id) == release.id)
-        .group_by(col(AttemptRow.outcome), col(AttemptRow.reason), col(AttemptRow.taken_back_at_ms).is_not(None))
+        .group_by(*kinds)
     )
     attempts = downloads = 0
     ended: dict[str | None, dict[tuple[str | None, bool], int]] = defaultdict(lambda: defaultdict(int))
