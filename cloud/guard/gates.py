@@ -97,7 +97,7 @@ def judge_failures(gate: FailureGate, standing: Standing, evidence: Evidence) ->
     picked = _pick(gate, counts, evidence.kinds) if evidence.kinds > 1 else ()
     rest = _sum(count for stratum, count in counts.items() if not any(_within(stratum, it) for it in picked))
     can_stop = len(memory.stopped) + len(picked) <= MAX_STRATA
-    if picked and can_stop and rest.good and rest.log_e(gate) < bound and not _is_over_cap(gate, rest):
+    if picked and can_stop and _is_content(gate, rest, total.failed - rest.failed) and not _is_over_cap(gate, rest):
         why = "; ".join(
             f"{stratum}: {_said(gate, [it for it in going if _within(it.stratum, stratum)], memory)}"
             for stratum in picked
@@ -206,6 +206,11 @@ def _count(it: StratumEvidence, memory: Memory) -> _Count:
 def _sum(counts: Iterable[_Count]) -> _Count:
     known = list(counts)
     return _Count(*(sum(getattr(it, name) for it in known) for name in ("started", "failed", "good")))
+
+
+def _is_content(gate: FailureGate, rest: _Count, failed: int) -> bool:
+    """Tell whether the others show that it is not the release: by a success, or as many that began without trouble."""
+    return rest.log_e(gate) < 0 and (rest.good > 0 or rest.started >= failed)
 
 
 def _is_over_cap(gate: FailureGate, count: _Count) -> bool:
