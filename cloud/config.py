@@ -117,6 +117,8 @@ class DeviceSettings(_Section):
     """`open`: a device of a known product registers itself by its first hello; `known`: only enrolled ones."""
     renewal_grace_days: int = Field(default=90, ge=0, le=3650)
     """For how long after its end a certificate is still good for getting the next one."""
+    quiet_after_hours: int = Field(default=24, ge=1, le=8760)
+    """For how long a device has to be away to be called quiet."""
 
 
 class EventSettings(_Section):

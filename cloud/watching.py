@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
 from cloud.progress import DeviceProgress, Rollout, Stage, Verdict, verdict_of
+from cloud.store.overview import FleetNumbers
 from cloud.store.standings import Begun, Unbegun
 from cloud.store.store import Store
 from cloud.values import ReleaseMetrics, ReleaseView
@@ -82,6 +83,11 @@ class Watching:
     ) -> None:
         self._store, self._now = store, now
         self._unbegun = Sparing(store.standings.unbegun, lambda it: it.looked_at >= MANY, clock)
+        self._numbers = Sparing(
+            lambda key: store.overview.numbers(quiet_after_ms=int(key)),
+            lambda it: sum(it.attempts.values()) >= MANY,
+            clock,
+        )
         self._begun: Sparing[tuple[Begun, ReleaseMetrics]] = Sparing(
             self._count, lambda it: sum(it[0].stages.values()) >= MANY, clock
         )
@@ -95,6 +101,11 @@ class Watching:
             unbegun, is_new = self._unbegun.get(release_id, share=SHARE_AT_THE_END)
             found = self._put_together(release, unbegun, limit, certain=is_new)
         return found
+
+    def numbers(self, *, quiet_after_ms: int) -> tuple[FleetNumbers, dict[str, bool]]:
+        """Return the fleet in numbers, and which webhooks are enabled."""
+        enabled = {hook.name: hook.enabled for hook in self._store.webhooks.webhooks()}
+        return self._numbers.get(str(quiet_after_ms), share=SHARE)[0], enabled
 
     def _put_together(
         self, release: ReleaseView, unbegun: Unbegun, limit: int, *, certain: bool = True

@@ -18,6 +18,7 @@ from cloud.pki.authorities import Authorities
 from cloud.refusals import Refusals
 from cloud.store.store import Store
 from cloud.trust import MetadataRepository
+from cloud.watching import Watching
 from cloud.webhooks.secret_files import SecretFiles
 
 MAX_WAIT_S: Final = 30
@@ -80,5 +81,11 @@ def authenticate(
     return token.name
 
 
+def _watching(request: Request) -> Watching:
+    watching: Watching = request.app.state.watching
+    return watching
+
+
 Server = Annotated[Backend, Depends(backend_of)]
 Actor = Annotated[str, Depends(authenticate)]
+Watched = Annotated[Watching, Depends(_watching)]

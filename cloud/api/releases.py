@@ -5,9 +5,9 @@ from dataclasses import replace
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query
 
-from cloud.api.backend import MAX_WAIT_S, Actor, Backend, Server
+from cloud.api.backend import MAX_WAIT_S, Actor, Backend, Server, Watched
 from cloud.api.documents import (
     FirmwareFacts,
     ForecastAnswer,
@@ -34,14 +34,6 @@ from protocol.manifest import Requirements
 from protocol.values import FirmwareRef
 
 router = APIRouter(tags=["releases"])
-
-
-def _watching(request: Request) -> Watching:
-    watching: Watching = request.app.state.watching
-    return watching
-
-
-Watched = Annotated[Watching, Depends(_watching)]
 
 
 @router.get("/releases")

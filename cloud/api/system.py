@@ -5,11 +5,13 @@ from http import HTTPStatus
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
-from cloud.api.backend import Actor, Server
+from cloud.api.backend import Actor, Server, Watched
 from cloud.api.documents import SystemPage
+from cloud.api.exposition import expose
+from cloud.retention import HOUR_MS
 from cloud.values import AuditView
 from protocol.identity import MAX_INTEGER
 
@@ -17,13 +19,6 @@ router = APIRouter(tags=["system"])
 probes = APIRouter(tags=["probes"])
 _METRICS: Final[dict[int | str, dict[str, Any]]] = {
     HTTPStatus.OK.value: {"content": {"text/plain": {"schema": {"type": "string"}}}}
-}
-
-_COUNTED: Final[dict[str, str]] = {
-    "received": "Messages that devices sent since the server started, by kind.",
-    "refused": "Messages of devices, and steps of the server, that were not processed, by kind and reason.",
-    "published": "Messages that the broker took, by kind.",
-    "streams": "Wants and chunks.",
 }
 
 
@@ -59,19 +54,11 @@ def list_audit(
 
 
 @router.get("/metrics", response_class=Response, responses=_METRICS)
-def show_metrics(server: Server) -> Response:
+def show_metrics(server: Server, watched: Watched) -> Response:
     """Return metrics in the text format of Prometheus, none of them per device."""
-    registry = CollectorRegistry()
-    devices = Gauge("fleetlift_devices", "Devices that are registered.", ["product"], registry=registry)
-    online = Gauge("fleetlift_devices_online", "Devices that are connected.", ["product"], registry=registry)
-    for product, (connected, known) in server.store.metrics.online().items():
-        devices.labels(product).set(known)
-        online.labels(product).set(connected)
-    for name, values in server.counters().items():
-        gauge = Gauge(f"fleetlift_{name}", _COUNTED.get(name, name), ["kind"], registry=registry)
-        for kind, value in values.items():
-            gauge.labels(kind).set(value)
-    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+    numbers, enabled = watched.numbers(quiet_after_ms=server.settings.devices.quiet_after_hours * HOUR_MS)
+    text = expose(numbers, server.store.metrics.online(), server.counters(), enabled)
+    return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
 @probes.get("/livez")

@@ -1,4 +1,4 @@
-"""What `fleetlift serve` runs beside the service: telling webhooks, and forgetting what is old."""
+"""What `fleetlift serve` runs beside the service: telling webhooks, seeing who went quiet, forgetting what is old."""
 
 import random
 import ssl
@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from cloud.changes import Changes
 from cloud.config import Home, Settings
-from cloud.retention import Retention
+from cloud.retention import QuietWatch, Retention
 from cloud.store.store import Store
 from cloud.webhooks.deliverer import Deliverer
 from cloud.webhooks.pacing import Pace
@@ -41,4 +41,5 @@ def beside(
         pace=pace,
     )
     retention = Retention(store, max_rows=events.max_rows, max_age_days=events.max_age_days, give_up_s=pace.give_up_s)
-    return {"webhooks": deliverer.run, "retention": retention.step}
+    quiet = QuietWatch(store, changes, after_hours=settings.devices.quiet_after_hours)
+    return {"webhooks": deliverer.run, "retention": retention.step, "quiet": quiet.step}

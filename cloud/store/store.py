@@ -29,6 +29,8 @@ from cloud.store.importing import Importing
 from cloud.store.journal import Journal
 from cloud.store.metrics import Metrics
 from cloud.store.outbox import Outbox
+from cloud.store.overview import Overview
+from cloud.store.quiet import Quiet
 from cloud.store.redundancy import Redundancy
 from cloud.store.releases import Releases
 from cloud.store.rollouts import Rollouts
@@ -57,6 +59,8 @@ class Store:
         self.certificates = Certificates(database)
         self.events = Events(database)
         self.standings = Standings(database)
+        self.overview = Overview(database)
+        self.quiet = Quiet(database)
         self.webhooks = Webhooks(database)
 
     @classmethod
