@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -217,9 +217,12 @@ class DeviceSituation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetView:
-    """A product's devices (or those of one group), and the enabled releases of its channels, at one time."""
+    """A product's devices (or those of one group), and the enabled releases of its channels, at one time.
+
+    A `cloud.cohorts.Cohorts` holds many devices in little memory.
+    """
 
     product: str
     channels: Channels
-    devices: tuple[DeviceSituation, ...]
+    devices: Sequence[DeviceSituation]
     now_ms: int = 0

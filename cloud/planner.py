@@ -7,36 +7,26 @@ told the cloud everything.
 Rule 2: silence is no answer. For every device and component there is either a move or a hold with a typed reason.
 
 Rule 3: frozen values in, frozen values out; time is an argument, and nothing is read, written or remembered.
+
+Rule 4: who is alike is asked once (`cloud.cohorts`). The answer is the one that asking every device would give, and
+the single devices of it are made when somebody looks at them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
+from cloud.cohorts import Alike, Cohorts, Inquiry
 from cloud.fleet import DeviceSituation, FleetView
 from cloud.holding import Hold, HoldReason, Why, why_not_now, why_not_taken
 from protocol.down import NoticeRelease
 from protocol.identity import EVERYONE
-from protocol.selection import Channels, select
+from protocol.selection import Channels, Decision, select
 from protocol.values import FirmwareRef, Via
 
 __all__ = ["Forecast", "Hold", "HoldReason", "Move", "Plan", "components_of", "forecast", "plan", "superseded_otas"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Forecast:
-    """Who would take a candidate: `takes` sooner or later, by their ids, and why each other device would not."""
-
-    takes: tuple[str, ...]
-    holds: tuple[Hold, ...]
-    sentence: str
-    """For the operator: how many devices it reaches, or that it reaches nobody, and why."""
-
-    @property
-    def reach(self) -> int:
-        """The number of devices that would take it."""
-        return len(self.takes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,43 +41,119 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What happens next in a fleet: every device and component is in one of the two, once."""
+class Fate:
+    """What happens to devices that are alike, at these positions in their fleet: `why` they are held, or None."""
 
-    actions: tuple[Move, ...]
-    holds: tuple[Hold, ...]
+    component: str
+    alike: Alike
+    why: Why | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """Who would take a candidate, sooner or later, and why each other device would not."""
+
+    fates: tuple[Fate, ...]
+    sentence: str
+    """For the operator: how many devices it reaches, or that it reaches nobody, and why."""
+    fleet: Cohorts = field(repr=False)
+    explain: Explain = field(repr=False, compare=False)
+
+    @property
+    def reach(self) -> int:
+        """The number of devices that would take it."""
+        return sum(len(fate.alike.positions) for fate in self.fates if fate.why is None)
+
+    @property
+    def counts(self) -> Mapping[HoldReason, int]:
+        """How many devices would not take it, by reason."""
+        return _counts(self.fates)
+
+    @cached_property
+    def takes(self) -> tuple[str, ...]:
+        """The ids of the devices that would take it."""
+        found = sorted(it for fate in self.fates if fate.why is None for it in fate.alike.positions)
+        return tuple(self.fleet.device_ids[it] for it in found)
+
+    @cached_property
+    def holds(self) -> tuple[Hold, ...]:
+        """Every other device, and why it would not take it."""
+        return _holds(self.fleet, self.fates, self.explain)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What happens next in a fleet: every device and component is in `actions` or in `holds`, once."""
+
+    fates: tuple[Fate, ...]
+    fleet: Cohorts = field(repr=False)
+    explain: Explain = field(repr=False, compare=False)
+
+    @property
+    def moving(self) -> int:
+        """How many actions there are."""
+        return sum(len(fate.alike.positions) for fate in self.fates if fate.why is None)
+
+    @property
+    def counts(self) -> Mapping[HoldReason, int]:
+        """How many holds there are, by reason."""
+        return _counts(self.fates)
+
+    @cached_property
+    def actions(self) -> tuple[Move, ...]:
+        """The devices that take something now."""
+        found = []
+        for fate in self.fates:
+            wanted = fate.alike.decision.wanted
+            if fate.why is None and wanted is not None:
+                what = fate.component, wanted.firmware, wanted.via, wanted.source_id
+                found += [(it, Move(self.fleet.device_ids[it], *what)) for it in fate.alike.positions]
+        return tuple(move for _, move in sorted(found, key=lambda pair: (pair[0], pair[1].component)))
+
+    @cached_property
+    def holds(self) -> tuple[Hold, ...]:
+        """Every device and component that is not moved, and why."""
+        return _holds(self.fleet, self.fates, self.explain)
 
 
 def forecast(view: FleetView, candidate: NoticeRelease, group: str = EVERYONE) -> Forecast:
     """Return who would take `candidate` if it were released to `group` now, sooner or later."""
-    component = candidate.firmware.component
+    component, fleet = candidate.firmware.component, Cohorts.of(view.devices)
     channel = (group, component)
     channels = {**view.channels, channel: (candidate, *view.channels.get(channel, ()))}
-    takes: list[str] = []
-    holds: list[Hold] = []
-    for device in view.devices:
-        held = _why_not_taken(device, channels, candidate, group, view.now_ms)
-        if held is None:
-            takes.append(device.device_id)
-        else:
-            holds.append(Hold(device.device_id, component, *held))
-    return Forecast(takes=tuple(takes), holds=tuple(holds), sentence=_sentence(candidate, group, len(takes), holds))
+
+    def why(device: DeviceSituation, decision: Decision) -> Why | None:
+        return _why_not_taken(device, decision, candidate, group)
+
+    members, others = Inquiry(fleet, channels, view.now_ms), Inquiry(fleet, {}, view.now_ms)
+    fates = tuple(
+        Fate(component, alike, why(alike.kind, alike.decision))
+        for number, kind in enumerate(fleet.kinds)
+        for alike in (members if group in kind.assignment.groups else others).decided(number, component)
+    )
+    return Forecast(
+        fates=fates,
+        sentence=_sentence(candidate, group, len(fleet), _counts(fates)),
+        fleet=fleet,
+        explain=_explaining(channels, why, view.now_ms),
+    )
 
 
 def plan(view: FleetView, now_ms: int) -> Plan:
     """Return what happens next in this fleet, and a typed reason for every device that is not moved."""
-    actions: list[Move] = []
-    holds: list[Hold] = []
-    for device in view.devices:
-        for component in components_of(view.channels, device):
-            decision = select(device.facts, device.assignment, view.channels, component, now_ms=now_ms)
-            held = why_not_now(device, decision, now_ms)
-            if held is None and decision.wanted is not None:
-                wanted = decision.wanted
-                actions.append(Move(device.device_id, component, wanted.firmware, wanted.via, wanted.source_id))
-            elif held is not None:
-                holds.append(Hold(device.device_id, component, *held))
-    return Plan(tuple(actions), tuple(holds))
+    fleet, channels = Cohorts.of(view.devices), view.channels
+
+    def why(device: DeviceSituation, decision: Decision) -> Why | None:
+        return why_not_now(device, decision, now_ms)
+
+    inquiry = Inquiry(fleet, channels, now_ms)
+    fates = tuple(
+        Fate(component, alike, why(alike.kind, alike.decision))
+        for number, kind in enumerate(fleet.kinds)
+        for component in components_of(channels, kind)
+        for alike in inquiry.decided(number, component)
+    )
+    return Plan(fates, fleet, _explaining(channels, why, now_ms))
 
 
 def superseded_otas(device: DeviceSituation, channels: Channels, now_ms: int) -> tuple[str, ...]:
@@ -101,13 +167,44 @@ def superseded_otas(device: DeviceSituation, channels: Channels, now_ms: int) ->
     return tuple(overtaken)
 
 
-def _why_not_taken(
-    device: DeviceSituation, channels: Channels, candidate: NoticeRelease, group: str, now_ms: int
-) -> Why | None:
+def _why_not_taken(device: DeviceSituation, decision: Decision, candidate: NoticeRelease, group: str) -> Why | None:
     if group not in device.assignment.groups:
         return HoldReason.NOT_IN_GROUP, f"is not in group {group}"
-    component = candidate.firmware.component
-    return why_not_taken(device, select(device.facts, device.assignment, channels, component, now_ms=now_ms), candidate)
+    return why_not_taken(device, decision, candidate)
+
+
+# What became of devices that are alike, one by one
+
+Explain = Callable[[DeviceSituation, str], Why | None]
+
+
+def _explaining(channels: Channels, why: Callable[[DeviceSituation, Decision], Why | None], now_ms: int) -> Explain:
+    def explain(device: DeviceSituation, component: str) -> Why | None:
+        decision = select(device.facts, device.assignment, channels, component, now_ms=now_ms)
+        return why(device, decision)
+
+    return explain
+
+
+def _holds(fleet: Cohorts, fates: Sequence[Fate], explain: Explain) -> tuple[Hold, ...]:
+    """Return the holds by device and component; who is outside a percentage is told its own place."""
+    found = []
+    for fate in fates:
+        if fate.why is None:
+            continue
+        for position in fate.alike.positions:
+            own = fate.why[0] is HoldReason.PERCENTAGE
+            why = (explain(fleet[position], fate.component) if own else None) or fate.why
+            found.append((position, Hold(fleet.device_ids[position], fate.component, *why)))
+    return tuple(hold for _, hold in sorted(found, key=lambda pair: (pair[0], pair[1].component)))
+
+
+def _counts(fates: Sequence[Fate]) -> Mapping[HoldReason, int]:
+    found = dict.fromkeys(HoldReason, 0)
+    for fate in fates:
+        if fate.why is not None:
+            found[fate.why[0]] += len(fate.alike.positions)
+    return {reason: count for reason, count in found.items() if count}
 
 
 def components_of(channels: Channels, device: DeviceSituation) -> list[str]:
@@ -118,15 +215,14 @@ def components_of(channels: Channels, device: DeviceSituation) -> list[str]:
     return sorted(names | {ota.firmware.component for ota in device.assignment.otas})
 
 
-def _sentence(candidate: NoticeRelease, group: str, reach: int, holds: Sequence[Hold]) -> str:
-    firmware = candidate.firmware
+def _sentence(candidate: NoticeRelease, group: str, devices: int, counts: Mapping[HoldReason, int]) -> str:
+    firmware, held = candidate.firmware, sum(counts.values())
     what = f"{firmware.component} {firmware.version} to {group}"
-    if reach:
-        return f"{what}: reaches {reach} of {reach + len(holds)} devices"
-    if not holds:
+    if held < devices:
+        return f"{what}: reaches {devices - held} of {devices} devices"
+    if not devices:
         return f"{what}: reaches nobody, because the group has no devices yet"
-    counts = {reason: sum(hold.reason is reason for hold in holds) for reason in HoldReason}
-    if counts[HoldReason.TARGET_RANGE] == len(holds):
+    if counts.get(HoldReason.TARGET_RANGE) == devices:
         return f"{what}: reaches nobody, because no device runs a version in {candidate.target_range}"
-    why = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
+    why = ", ".join(f"{count} {reason}" for reason, count in counts.items())
     return f"{what}: reaches nobody ({why})"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import select as select_columns
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
+from cloud.cohorts import Cohorts, Gathering
 from cloud.fleet import DeviceSituation
 from cloud.models import (
     AttemptRow,
@@ -27,7 +29,7 @@ from cloud.models import (
 from cloud.rollout_models import RedundancyMemberRow, TurnRow
 from cloud.shadowing import notice_releases
 from cloud.store.lookup import firmware_ref
-from protocol.codec import structure
+from protocol.codec import structure, to_plain
 from protocol.down import NoticeRelease, Ota
 from protocol.facts import DeviceFacts
 from protocol.identity import EVERYONE
@@ -40,6 +42,9 @@ from protocol.values import ComponentState, FirmwareRef, Urgency
 DeviceIds = SelectOfScalar[str]
 """A query for the ids of devices, which the queries about these devices contain."""
 
+Components = Mapping[str, ComponentState]
+_STREAMED: Final[Mapping[str, Any]] = {"yield_per": 10_000}
+_AVAILABLE: Final = to_plain(Availability())
 NO_SUCCESS: Final = (Outcome.FAILED.value, Outcome.ROLLED_BACK.value)
 
 
@@ -56,11 +61,11 @@ def ids_of(product: str, *, group: str | None = None, device_ids: Sequence[str] 
     return query
 
 
-def situations(session: Session, product: str, ids: DeviceIds) -> tuple[DeviceSituation, ...]:
-    """Return a product's devices, by id, as selection and planner see them."""
-    floors = floors_of(session, product)
-    components, failures = _components(session, ids), _failures(session, ids)
-    assigned = assignments(session, product, ids)
+def situations(session: Session, product: str, ids: DeviceIds) -> Cohorts:
+    """Return a product's devices, by id, as selection and planner see them; a million of them fit into memory."""
+    gathering, kinds = Gathering(), _Kinds(floors_of(session, product))
+    failures, states = _failures(session, ids), _States(session, ids)
+    assigned = _Assigned(session, product, ids)
     query = (
         select_columns(
             col(DeviceRow.id),
@@ -73,33 +78,63 @@ def situations(session: Session, product: str, ids: DeviceIds) -> tuple[DeviceSi
         )
         .where(col(DeviceRow.id).in_(ids))
         .order_by(col(DeviceRow.id))
+        .execution_options(**_STREAMED)
     )
-    found = []
     for device_id, model, agent_version, online, state, timezone, last_seen_at_ms in session.execute(query):
         said: dict[str, Any] = state or {}
         failed = {digest: failures.get((device_id, digest), 0) for digest in said.get("failed", ())}
-        facts = DeviceFacts(
-            device_id=device_id,
-            hardware_model=model,
-            agent_version=agent_version,
-            components=components.get(device_id, {}),
-            failed=failed,
-            floors=floors,
-            declined=frozenset(said.get("declined", ())),
+        alike = (model, agent_version, online, timezone, states.of(device_id), assigned.of(device_id))
+        number = kinds.number(gathering, alike, said, failed)
+        gathering.add(device_id, number, last_seen_at_ms)
+    return gathering.cohorts()
+
+
+class _Kinds:
+    """The kinds of devices seen so far, by what their rows say: what was said in the same words is read once."""
+
+    def __init__(self, floors: Mapping[str, int]) -> None:
+        self._floors = floors
+        self._numbers: dict[object, int] = {}
+
+    def number(
+        self,
+        gathering: Gathering,
+        alike: tuple[str, str, bool, str, Components, Assignment],
+        said: Mapping[str, Any],
+        failed: Mapping[str, int],
+    ) -> int:
+        """Return the number of the kind of a device that said this of itself."""
+        model, agent_version, online, timezone, components, assignment = alike
+        personal = tuple(
+            json.dumps(said[name], sort_keys=True) if said.get(name) else "" for name in ("pending", "declined")
         )
-        found.append(
-            DeviceSituation(
+        available = said.get("availability")
+        words = json.dumps(available, sort_keys=True) if available and available != _AVAILABLE else ""
+        phase = said.get("phase", Phase.IDLE.value)
+        whose = (model, agent_version, online, timezone, id(components), id(assignment))
+        key = (*whose, phase, personal, words, tuple(failed.items()))
+        number = self._numbers.get(key)
+        if number is None:
+            facts = DeviceFacts(
+                device_id="",
+                hardware_model=model,
+                agent_version=agent_version,
+                components=components,
+                failed=failed,
+                floors=self._floors,
+                declined=frozenset(said.get("declined", ())),
+            )
+            device = DeviceSituation(
                 facts=facts,
-                assignment=assigned[device_id],
+                assignment=assignment,
                 online=online,
-                phase=Phase(said.get("phase", Phase.IDLE)),
-                availability=structure(said["availability"], Availability) if said else Availability(),
+                phase=Phase(phase),
+                availability=structure(available, Availability) if available else Availability(),
                 pending=tuple(structure(item, Pending) for item in said.get("pending", ())),
                 timezone=timezone,
-                last_seen_at_ms=last_seen_at_ms,
             )
-        )
-    return tuple(found)
+            number = self._numbers[key] = gathering.kind(device)
+        return number
 
 
 def channels_of(session: Session, product: str, groups: Sequence[str] | None = None) -> Channels:
@@ -137,41 +172,71 @@ def as_noticed(release: ReleaseRow, firmware: FirmwareRow) -> NoticeRelease:
 
 def assignments(session: Session, product: str, ids: DeviceIds) -> dict[str, Assignment]:
     """Return what was decided for each of these devices."""
-    row = session.get(ProductRow, product)
-    ota_enabled, base_only = row is not None and row.ota_enabled, row is not None and row.base_only
-    takers = set(session.exec(select(RedundancyMemberRow.device_id).where(col(RedundancyMemberRow.device_id).in_(ids))))
-    held = select(TurnRow).where(col(TurnRow.device_id).in_(ids), col(TurnRow.taken_away).is_(False))
-    turns = {it.device_id: it.attempt_id for it in session.exec(held)}
-    refs: dict[int, FirmwareRef] = {}
-    groups: dict[str, list[str]] = defaultdict(list)
-    pins: dict[str, list[FirmwareRef]] = defaultdict(list)
-    memberships = (
-        select(MembershipRow.device_id, MembershipRow.group_name)
-        .join(
-            GroupRow,
-            (col(GroupRow.product) == col(MembershipRow.product))
-            & (col(GroupRow.name) == col(MembershipRow.group_name)),
+    assigned = _Assigned(session, product, ids)
+    return {device_id: assigned.of(device_id) for device_id in session.exec(ids.order_by(col(DeviceRow.id))).all()}
+
+
+class _Assigned:
+    """What was decided for devices, who are asked about by id, ascending; equal decisions are one object."""
+
+    def __init__(self, session: Session, product: str, ids: DeviceIds) -> None:
+        row = session.get(ProductRow, product)
+        self._ota_enabled, self._base_only = row is not None and row.ota_enabled, row is not None and row.base_only
+        takers = select(RedundancyMemberRow.device_id).where(col(RedundancyMemberRow.device_id).in_(ids))
+        turns = select(TurnRow).where(col(TurnRow.device_id).in_(ids))
+        self._takers = set(session.exec(takers))
+        self._turns = {it.device_id: it.attempt_id for it in session.exec(turns)}
+        refs: dict[int, FirmwareRef] = {}
+        self._pins: dict[str, list[FirmwareRef]] = defaultdict(list)
+        for pin in session.exec(select(PinRow).where(col(PinRow.device_id).in_(ids)).order_by(col(PinRow.component))):
+            self._pins[pin.device_id].append(_ref(session, refs, pin.firmware_id))
+        self._otas = _otas(session, ids, refs)
+        ranks = select(GroupRow.name, GroupRow.rank).where(col(GroupRow.product) == product)
+        self._ranks = {name: (rank, name) for name, rank in session.exec(ranks)}
+        memberships = (
+            select_columns(col(MembershipRow.device_id), col(MembershipRow.group_name))
+            .where(col(MembershipRow.device_id).in_(ids), col(MembershipRow.product) == product)
+            .order_by(col(MembershipRow.device_id))
+            .execution_options(**_STREAMED)
         )
-        .where(col(MembershipRow.device_id).in_(ids))
-        .order_by(col(GroupRow.rank), col(GroupRow.name))
-    )
-    for device_id, group in session.exec(memberships):
-        groups[device_id].append(group)
-    for pin in session.exec(select(PinRow).where(col(PinRow.device_id).in_(ids)).order_by(col(PinRow.component))):
-        pins[pin.device_id].append(_ref(session, refs, pin.firmware_id))
-    otas = _otas(session, ids, refs)
-    return {
-        device_id: Assignment(
-            groups=(*groups[device_id], EVERYONE),
-            pins=tuple(pins[device_id]),
-            otas=tuple(otas.get(device_id, ())),
-            ota_enabled=ota_enabled,
-            base_only=base_only,
-            takes_turns=device_id in takers,
-            turn=turns.get(device_id, ""),
-        )
-        for device_id in session.exec(ids)
-    }
+        self._groups = _Merged(session.execute(memberships))
+        self._known: dict[object, Assignment] = {}
+
+    def of(self, device_id: str) -> Assignment:
+        """Return what was decided for a device."""
+        groups = tuple(row[1] for row in self._groups.of(device_id))
+        if len(groups) > 1:
+            groups = tuple(sorted(groups, key=self._ranks.__getitem__))
+        pins, otas = self._pins.get(device_id), self._otas.get(device_id)
+        takes_turns, turn = device_id in self._takers, self._turns.get(device_id, "")
+        key = device_id if pins or otas else (groups, takes_turns, turn)
+        if key not in self._known:
+            self._known[key] = Assignment(
+                groups=(*groups, EVERYONE),
+                pins=tuple(pins or ()),
+                otas=tuple(otas or ()),
+                ota_enabled=self._ota_enabled,
+                base_only=self._base_only,
+                takes_turns=takes_turns,
+                turn=turn,
+            )
+        return self._known[key]
+
+
+class _Merged:
+    """Rows by their first column, which is a device's id, ascending; asked for by the same ids in the same order."""
+
+    def __init__(self, rows: Iterable[Sequence[Any]]) -> None:
+        self._rows = iter(rows)
+        self._next: Sequence[Any] | None = next(self._rows, None)
+
+    def of(self, device_id: str) -> list[Sequence[Any]]:
+        """Return the rows of a device."""
+        found = []
+        while self._next is not None and self._next[0] == device_id:
+            found.append(self._next)
+            self._next = next(self._rows, None)
+        return found
 
 
 def floors_of(session: Session, product: str) -> dict[str, int]:
@@ -180,28 +245,44 @@ def floors_of(session: Session, product: str) -> dict[str, int]:
     return {row.component: row.minimum_seq for row in rows}
 
 
-def _components(session: Session, ids: DeviceIds) -> dict[str, dict[str, ComponentState]]:
-    query = select_columns(
-        col(ComponentRow.device_id),
-        col(ComponentRow.component),
-        col(ComponentRow.version),
-        col(ComponentRow.build),
-        col(ComponentRow.digest),
-        col(ComponentRow.requires),
-        col(ComponentRow.data_schema),
-    ).where(col(ComponentRow.device_id).in_(ids))
-    found: dict[str, dict[str, ComponentState]] = defaultdict(dict)
-    for device_id, component, version, build, digest, requires, data_schema in session.execute(query):
-        state = ComponentState(
-            component=component,
-            version=version,
-            build=build,
-            digest=digest,
-            requires=requires,
-            data_schema=data_schema,
+class _States:
+    """What devices run, who are asked about by id, ascending; equal states are one object."""
+
+    def __init__(self, session: Session, ids: DeviceIds) -> None:
+        query = (
+            select_columns(
+                col(ComponentRow.device_id),
+                col(ComponentRow.component),
+                col(ComponentRow.version),
+                col(ComponentRow.build),
+                col(ComponentRow.digest),
+                col(ComponentRow.requires),
+                col(ComponentRow.data_schema),
+            )
+            .where(col(ComponentRow.device_id).in_(ids))
+            .order_by(col(ComponentRow.device_id))
+            .execution_options(**_STREAMED)
         )
-        found[device_id][component] = state
-    return found
+        self._rows = _Merged(session.execute(query))
+        self._known: dict[object, Components] = {}
+
+    def of(self, device_id: str) -> Components:
+        """Return what a device runs."""
+        rows = self._rows.of(device_id)
+        key = tuple((row[1], row[2], row[3], row[4], tuple(row[5].items()), row[6]) for row in rows)
+        if key not in self._known:
+            self._known[key] = {
+                component: ComponentState(
+                    component=component,
+                    version=version,
+                    build=build,
+                    digest=digest,
+                    requires=requires,
+                    data_schema=data_schema,
+                )
+                for _, component, version, build, digest, requires, data_schema in rows
+            }
+        return self._known[key]
 
 
 def _failures(session: Session, ids: DeviceIds) -> dict[tuple[str, str], int]:
