@@ -23,6 +23,7 @@ from cloud.online_key import OnlineKey
 from cloud.pki.authorities import Authorities
 from cloud.store.store import Store
 from cloud.trust import MetadataRepository
+from cloud.webhooks.secret_files import SecretFiles
 from protocol.chunks import describe
 from protocol.manifest import Blob, Manifest, Requirements
 from protocol.phases import Phase
@@ -150,6 +151,7 @@ def serve_api(home: OpenHome, **settings: Any) -> Iterator[Api]:
         base_url="http://api.test",
         broker_url="mqtt://broker.test:1883",
         authorities=Authorities(home.home.ca) if home.home.ca.exists() else None,
+        secrets=SecretFiles(home.home.webhooks),
     )
     server = uvicorn.Server(uvicorn.Config(create_app(backend), port=0, log_config=None, lifespan="off"))
     thread = threading.Thread(target=server.run, name="api")
