@@ -49,6 +49,8 @@ class Sample:
     notes: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
     size_mib: int = 0
+    data_schema: int | None = None
+    reads_schemas: tuple[int, ...] = ()
 
     @property
     def product(self) -> str:
@@ -123,7 +125,7 @@ def _entries(sample: Sample) -> dict[str, bytes]:
         "version": sample.version,
         "build": sample.build,
         "parameters": sample.parameters,
-    }
+    } | _schemas(sample)
     entries = {
         "__main__.py": _MAIN.format(sources=sample.sources).encode(),
         "device_agent/__init__.py": _PACKAGE.encode(),
@@ -169,8 +171,15 @@ def _describe(sample: Sample, image: Path) -> str:
         "build": sample.build,
         "hardware_models": sample.hardware_models,
         "notes": sample.notes,
-    }
+    } | _schemas(sample)
     return json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+
+
+def _schemas(sample: Sample) -> dict[str, object]:
+    """Return what is said of the data of an application that keeps some."""
+    if sample.data_schema is None:
+        return {}
+    return {"data_schema": sample.data_schema, "reads_schemas": list(sample.reads_schemas)}
 
 
 def _digest(path: Path) -> str:

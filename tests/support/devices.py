@@ -138,6 +138,8 @@ class Device:
             "digest": image.digest,
             "size_bytes": image.size_bytes,
         }
+        described = json.loads(image.path.with_name(f"{image.path.name}.json").read_text(encoding="utf-8"))
+        record |= {key: described[key] for key in ("data_schema", "reads_schemas") if key in described}
         (golden / "slot.json").write_text(json.dumps(record))
         with (self.directory / "agent.toml").open("a") as settings:  # its last table is the component's
             settings.write('golden = "golden"\n')

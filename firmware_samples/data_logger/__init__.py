@@ -1,0 +1,1 @@
+"""A logger whose data has a schema that changes."""
