@@ -36,6 +36,7 @@ HEAVY: Final[Mapping[str, str]] = {
     "doctor": "cloud.cli.doctor:doctor",
     "demo": "cloud.demo.cli:demo",
     "token": "cloud.cli.token:token",
+    "operator": "cloud.cli.operators:operator_",
     "ca": "cloud.cli.authority:ca",
     "simulate": "cloud.cli.simulate:simulate",
 }
