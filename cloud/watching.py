@@ -5,6 +5,7 @@ about each of them. Both are kept while they are young, measured by what they to
 a share of the time, however many watch. For few devices both are worked out each time.
 """
 
+import heapq
 import threading
 import time
 from collections.abc import Callable
@@ -75,6 +76,9 @@ class Sparing(Generic[T]):
             return value, True
 
 
+_Summed = tuple[Begun, Unbegun, int, dict[Stage, int], tuple[DeviceProgress, ...]]
+
+
 class Watching:
     """How far releases are, for many who ask."""
 
@@ -83,6 +87,7 @@ class Watching:
     ) -> None:
         self._store, self._now = store, now
         self._unbegun = Sparing(store.standings.unbegun, lambda it: it.looked_at >= MANY, clock)
+        self._summed: dict[str, _Summed] = {}
         self._numbers = Sparing(
             lambda key: store.overview.numbers(quiet_after_ms=int(key)),
             lambda it: sum(it.attempts.values()) >= MANY,
@@ -111,11 +116,7 @@ class Watching:
         self, release: ReleaseView, unbegun: Unbegun, limit: int, *, certain: bool = True
     ) -> ReleaseStanding:
         (begun, metrics), _ = self._begun.get(f"{release.release_id} {unbegun.last_attempt}", share=SHARE)
-        rest = [it for device_id, it in unbegun.devices.items() if device_id not in begun.since]
-        stages = dict(begun.stages)
-        for device in rest:
-            stages[device.stage] = stages.get(device.stage, 0) + 1
-        devices = sorted([*begun.shown, *rest], key=_unwell_first)[:limit]
+        stages, devices = self._sum_up(release.release_id, begun, unbegun, limit)
         verdict = verdict_of(
             *(stages,),
             enabled=release.enabled,
@@ -127,11 +128,29 @@ class Watching:
             release=release,
             metrics=metrics,
             stages=stages,
-            devices=tuple(sorted(devices, key=lambda it: it.device_id)),
+            devices=devices,
             left_out=sum(stages.values()) - len(devices),
             rollout=begun.rollout,
             verdict=verdict if certain else Verdict.OPEN,
         )
+
+    def _sum_up(
+        self, release_id: str, begun: Begun, unbegun: Unbegun, limit: int
+    ) -> tuple[dict[Stage, int], tuple[DeviceProgress, ...]]:
+        """Return how many devices are in each stage, and some; worked out once of what was worked out once."""
+        last = self._summed.get(release_id)
+        if last is not None and last[0] is begun and last[1] is unbegun and last[2] == limit:
+            return last[3], last[4]
+        rest = [it for device_id, it in unbegun.devices.items() if device_id not in begun.since]
+        stages = dict(begun.stages)
+        for device in rest:
+            stages[device.stage] = stages.get(device.stage, 0) + 1
+        some = heapq.nsmallest(limit, (*begun.shown, *rest), key=_unwell_first)
+        devices = tuple(sorted(some, key=lambda it: it.device_id))
+        if len(self._summed) >= MAX_KEPT:
+            self._summed.clear()
+        self._summed[release_id] = (begun, unbegun, limit, stages, devices)
+        return stages, devices
 
     def _count(self, key: str) -> tuple[Begun, ReleaseMetrics]:
         release_id, _, after = key.partition(" ")
