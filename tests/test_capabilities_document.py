@@ -15,9 +15,9 @@ from device_agent.cli import main as fleetlift_agent
 REPOSITORY = Path(__file__).parents[1]
 DOCUMENT = REPOSITORY / "docs" / "capabilities.md"
 PROMISED = {
-    *(f"R{number}" for number in (*range(1, 9), *range(10, 18), 22)),
-    *(f"D{number}" for number in (*range(1, 8), *range(10, 14), 15, 17, 18)),
-    *("S1", "S2", "S3", "B1", "B3", "B6", "B10", "B13"),
+    *(f"R{number}" for number in (*range(1, 21), *range(22, 25))),
+    *(f"D{number}" for number in (*range(1, 8), *range(10, 14), *range(15, 19))),
+    *("S1", "S2", "S3", "F2", "B1", "B3", "B6", "B10", "B11", "B13"),
 }
 HEAD = ("| ID | how | test |", "| --- | --- | --- |")
 ROW = re.compile(r"\| (?P<id>[A-Z]\d+) \| (?P<how>.*) \| (?P<test>.*) \|")

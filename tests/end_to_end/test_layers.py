@@ -1,4 +1,4 @@
-"""Application and base on one device (D16, R20), and test devices first (R9, R23)."""
+"""Application and base on one device (D16, R18, R20), and test devices first (R9, R23)."""
 
 from tests.support.devices import Device
 from tests.support.fleet import Fleet
@@ -62,6 +62,20 @@ def test_an_app_waits_for_the_base_that_it_needs_and_a_base_for_the_app_that_it_
     fleet.until(lambda: versions(fleet, device) == {"app": "19.1.0", "os": "3.0.0"}, "the new base")
     order = [("os", "2.0.0"), ("app", "19.0.0"), ("app", "19.1.0"), ("os", "3.0.0")]
     fleet.until(lambda: successes(fleet, device) == order, "each in its order")
+
+
+def test_a_base_that_comes_first_is_taken_before_any_application(fleet: Fleet) -> None:
+    product = fleet.product("basement")
+    factory, app, base = (fleet.images.thermostat(version) for version in ("1.0.0", "19.4.0", "19.4.1"))
+    device = layered(fleet, "basement-1", product, factory)
+    of_base = ("--component", "os", "--build", 1, "--version", "2.0.0", "--base-first")
+    fleet.push(base, "--product", product, *of_base)  # gradual: not before its next check
+    fleet.push(app, "--product", product, "--immediate")
+    fleet.expect_waiting(device, "base_first")
+    assert fleet.attempts(device) == []
+    device.check()
+    device.expect(app)
+    fleet.until(lambda: successes(fleet, device) == [("os", "2.0.0"), ("app", "19.4.0")], "the base, then the app")
 
 
 def test_what_proved_good_on_test_devices_is_promoted_to_the_field_and_to_everyone(fleet: Fleet) -> None:
