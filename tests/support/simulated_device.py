@@ -52,6 +52,7 @@ class Device:
         self.world = world
         self.cloud = cloud
         self.now = lambda: self.world.time
+        self.wall = lambda: self.world.time + self.world.clock_ahead_s
         self.settings = AgentSettings(
             device_id=DEVICE,
             product=PRODUCT,
@@ -90,7 +91,7 @@ class Device:
             now=self.now,
             monotonic=self.now,
         )
-        self.consents = Consents(self.journal, longest_s=self.settings.updates.longest_deferral_s, now=self.now)
+        self.consents = Consents(self.journal, longest_s=self.settings.updates.longest_deferral_s, now=self.wall)
         self.desk = Desk(self.loop, self.gatekeeper, self.consents)
         self.slots = SimulatedSlots(world)
         self.runner = Runner(
@@ -118,7 +119,7 @@ class Device:
             loop=self.loop,
             worker=AtOnce(),
             prober=AtOnce(),
-            now=self.now,
+            now=self.wall,
         )
         if online:
             self.link.contact = self.runner.contact

@@ -38,6 +38,8 @@ class World:
     ticks: int = 0
     ticked: list[str] = field(default_factory=list)
     time: float = 1_800_000_000.0
+    clock_ahead_s: float = 0.0
+    """How far the device's clock on the wall is from the time that passes: whoever sets it moves no timer."""
     images: dict[str, bytes] = field(default_factory=dict)
     unhealthy: set[str] = field(default_factory=set)
     crashing: set[str] = field(default_factory=set)

@@ -43,6 +43,11 @@ def test_what_asks_for_attention_is_downloaded_and_waits_for_consent(
     }
     assert questions(device) == [{"event": "attention_required", **asked}]
     assert device.status["attention"] == asked
+    device.link.disconnect()
+    device.run(1.0)
+    device.go_online()
+    device.run()
+    assert len(questions(device)) == 1, "asked once"
     device.desk.consent(None)
     device.run()
     assert world.running == new.digest
@@ -126,6 +131,7 @@ def test_a_deadline_ends_questions_and_deferrals(world: World, cloud: Cloud, old
     assert device.status["attention"]["until_ms"] == deadline_ms
     device.desk.defer(86_400, None)
     device.run(until=lambda: world.running == new.digest, for_s=6000)
+    assert world.running == new.digest
     assert deadline_ms <= world.time * 1000 < deadline_ms + 5000
 
 
