@@ -10,7 +10,8 @@
    (`Effect.AWAIT_*`) and hears that it is cleared, or why it waits and until when; `CLEARANCES` names the one event
    that clears each. A clearance elsewhere is illegal.
 5. Up to the restart an attempt can be called off, and leaves nothing behind that runs. From there on it ends as
-   succeeded or rolled back, and the only way out of a failure is back. Nothing ends a fall-back but its success.
+   succeeded or rolled back, and the only way out of a failure is back. Nothing ends a fall-back but its success. One
+   whose data could not be saved, so that nothing was switched (`data_failed`), goes back too, and counts as failed.
 6. Three events are judged before the table is read, so that the table needs no conditions: a `BootedNew` with a
    digest that was not signed, a `BootedOld` when the trial was started MAX_TRIALS times, and a `Resumed` beyond
    MAX_STORES count as `Failed`.
@@ -293,6 +294,8 @@ def _concluded(snapshot: Snapshot, attempt: Attempt, event: Event) -> Conclusion
             return Conclusion(attempt=attempt, outcome=outcome, reason=Reason.SUPERSEDED)
         case Withdrawn():
             return Conclusion(attempt=attempt, outcome=outcome, reason=Reason.WITHDRAWN)
+        case Reverted() if snapshot.reason is Reason.DATA_FAILED and snapshot.booted_digest is None:
+            return Conclusion(attempt=attempt, outcome=Outcome.FAILED, reason=snapshot.reason, detail=snapshot.detail)
         case Reverted():
             return Conclusion(attempt=attempt, outcome=outcome, reason=snapshot.reason, detail=snapshot.detail)
     return Conclusion(attempt=attempt, outcome=outcome)

@@ -238,7 +238,7 @@ def test_nothing_is_called_off_after_the_switch(phase: Phase) -> None:
 
 
 @pytest.mark.parametrize("phase", [Phase.RESTARTING, Phase.PROVING, Phase.COMMITTING])
-@pytest.mark.parametrize("reason", list(Reason))
+@pytest.mark.parametrize("reason", [reason for reason in Reason if reason is not Reason.DATA_FAILED])
 def test_after_the_switch_any_failure_goes_back_and_condemns(phase: Phase, reason: Reason) -> None:
     rolling, effects = step(at(phase), Failed(reason, "why"))
     assert (rolling.phase, effects) == (Phase.ROLLING_BACK, (Effect.REVERT,))
@@ -247,6 +247,16 @@ def test_after_the_switch_any_failure_goes_back_and_condemns(phase: Phase, reaso
     assert (end.outcome, end.reason, end.detail) == (Outcome.ROLLED_BACK, reason, "why")
     assert end.condemns_digest
     assert not end.backs_off
+
+
+@pytest.mark.parametrize("booted", [None, "b" * 64], ids=["not-booted", "booted"])
+def test_data_that_could_not_be_saved_goes_back_and_was_never_switched(booted: str | None) -> None:
+    rolling = tell(replace(at(Phase.RESTARTING), booted_digest=booted), Failed(Reason.DATA_FAILED, "disk full"))
+    assert rolling.phase is Phase.ROLLING_BACK
+    end = tell(rolling, Reverted()).concluded
+    assert end is not None
+    assert (end.outcome, end.reason) == (Outcome.ROLLED_BACK if booted else Outcome.FAILED, Reason.DATA_FAILED)
+    assert end.condemns_digest
 
 
 @pytest.mark.parametrize("phase", BEFORE_THE_SWITCH)

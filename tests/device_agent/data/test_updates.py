@@ -231,7 +231,7 @@ def test_a_drain_that_fails_switches_nothing(tmp_path: Path, command: str) -> No
     device.runner._components["app"] = replace(device.runner._components["app"], drain_timeout_s=0.5)  # type: ignore[index]
     device.start().run(300.0)
     (end,) = cloud.ends()
-    assert (end.outcome, end.reason) == (Outcome.ROLLED_BACK, Reason.DATA_FAILED)
+    assert (end.outcome, end.reason) == (Outcome.FAILED, Reason.DATA_FAILED)
     assert end.detail.startswith("the drain command ended with 3: it is full" if "echo" in command else "the drain")
     assert book.new.digest not in world.starts
     assert (world.running, book.wrongs) == (book.old.digest, [])
