@@ -137,3 +137,30 @@ def test_a_webhook_that_cannot_be_is_refused_in_a_sentence(fleet: Fleet, words_:
     expect = 1 if "--product" in words_ else 2
     assert says in fleet.call("webhook", "add", "refused", *words_, expect=expect).err
     assert "refused" not in [hook["name"] for hook in fleet.json("webhook", "list")]
+
+
+def test_a_release_that_its_gate_stops_ends_watching_with_one_and_webhooks_hear_of_it(fleet: Fleet) -> None:
+    old, broken = fleet.images.thermostat("1.0.0"), fleet.images.thermostat("31.5.0", fails_after_s=0.0)
+    device, spared = fleet.join("gated-1", *FAST_BACK, image=old), fleet.enrol("gated-2")
+    first, group = fleet.group("gated-first", device), fleet.group("gated", device, spared)
+    with receiving() as receiver:
+        fleet.call("webhook", "add", "gates", receiver.url, "--allow-private", "--kind", "rollout.*")
+        fleet.push(
+            *(broken, "--group", group, "--immediate", "--phase", f"{first}:1h", "--phase", "100%:1h"),
+            *("--max-failures", 0),
+        )
+        said = fleet.call(
+            *("release", "status", "v1", "--group", group, "--watch", "--timeout", "2m", "-o", "json"), expect=1
+        ).out
+        stopped = next(came for came in iter(receiver.next, None) if came.kind == "rollout.gate")
+        fleet.call("webhook", "remove", "gates", "--yes")
+    watched = [json.loads(line) for line in said.splitlines()]
+    assert watched[-1]["verdict"] == "bad"
+    assert watched[-1]["rollout"]["status"] == "stopped_by_gate"
+    assert stopped.event["subject"].startswith("release/")
+    assert stopped.event["data"]["why"]
+    assert stopped.event["data"]["why"] == watched[-1]["rollout"]["why"]
+    said = fleet.call("release", "timeline", "v1", "--group", group).out
+    assert "gated-1: rolled back from app 31.5.0" in said
+    assert stopped.event["data"]["why"] in said
+    assert fleet.attempts(spared) == []
