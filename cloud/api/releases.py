@@ -61,25 +61,25 @@ def create_release(server: Server, actor: Actor, body: NewRelease) -> ReleasePag
     """Release a published firmware on a channel, under its next label."""
     find_group(server.store, body.product, body.group)
     find_firmware(server.store, body.product, body.component, body.version)
-    draft = _draft(body, body.release_id)
+    draft = draft_of(body, body.release_id)
     policy = policy_of(body.plan, draft.terms)
     if policy is not None and body.percentage != MAX_PERCENTAGE:
         raise InvalidError("a plan sets the percentage by its phases: give one of the two; nothing was changed")
-    return _page(server, server.store.releases.create(draft, by=actor, policy=policy))
+    return page_of(server, server.store.releases.create(draft, by=actor, policy=policy))
 
 
 @router.post("/releases/forecast")
 def forecast_release(server: Server, body: ForecastRequest) -> ForecastAnswer:
     """Tell which devices would take a release now, and why each other one would not; changes nothing."""
     find_group(server.store, body.product, body.group)
-    draft = _draft(body, body.release_id or new_release_id())
+    draft = draft_of(body, body.release_id or new_release_id())
     policy_of(body.plan, draft.terms)
     draft = replace(draft, terms=replace(draft.terms, not_before_ms=0))  # whom it reaches once it has begun
     if body.firmware is None:
         find_firmware(server.store, body.product, body.component, body.version)
         found = server.store.releases.forecast(draft)
     else:
-        found = _forecast_unpublished(server, draft, body.firmware)
+        found = forecast_unpublished(server, draft, body.firmware)
     return ForecastAnswer(
         release_id=draft.release_id or "",
         reach=found.reach,
@@ -92,14 +92,14 @@ def forecast_release(server: Server, body: ForecastRequest) -> ForecastAnswer:
 @router.get("/releases/{release_id}")
 def show_release(server: Server, release_id: str) -> ReleasePage:
     """Return one release and what became of it."""
-    return _page(server, server.store.releases.release(release_id))
+    return page_of(server, server.store.releases.release(release_id))
 
 
 @router.patch("/releases/{release_id}")
 def patch_release(server: Server, actor: Actor, release_id: str, body: ReleaseChange) -> ReleasePage:
     """Change a release for the devices that it has not reached."""
     patch = ReleasePatch(**body.model_dump(exclude_unset=True))
-    return _page(server, server.store.releases.patch(release_id, patch, by=actor))
+    return page_of(server, server.store.releases.patch(release_id, patch, by=actor))
 
 
 @router.post("/releases/{release_id}/rollback", status_code=HTTPStatus.CREATED)
@@ -109,7 +109,7 @@ def roll_back(server: Server, actor: Actor, release_id: str, body: Rollback) -> 
     made = server.store.releases.rollback(
         target.channel, target.label, by=actor, urgency=body.urgency, description=body.description
     )
-    return _page(server, made)
+    return page_of(server, made)
 
 
 @router.post("/releases/{release_id}/promote", status_code=HTTPStatus.CREATED)
@@ -125,7 +125,7 @@ def promote_release(server: Server, actor: Actor, release_id: str, body: Promoti
         urgency=body.urgency,
         description=body.description,
     )
-    return _page(server, made)
+    return page_of(server, made)
 
 
 @router.get("/releases/{release_id}/progress")
@@ -147,7 +147,8 @@ async def show_progress(  # noqa: PLR0917 - one parameter a query field
     return await asyncio.to_thread(_progress, server, watched, release_id, limit)
 
 
-def _draft(body: NewRelease, release_id: str | None) -> ReleaseDraft:
+def draft_of(body: NewRelease, release_id: str | None) -> ReleaseDraft:
+    """Return what a request asks for; raises InvalidError."""
     return ReleaseDraft(
         channel=ChannelKey(body.product, body.group, body.component),
         version=body.version,
@@ -162,7 +163,8 @@ def _draft(body: NewRelease, release_id: str | None) -> ReleaseDraft:
     )
 
 
-def _forecast_unpublished(server: Backend, draft: ReleaseDraft, facts: FirmwareFacts) -> Forecast:
+def forecast_unpublished(server: Backend, draft: ReleaseDraft, facts: FirmwareFacts) -> Forecast:
+    """Return who would take firmware that is not published yet."""
     firmware = FirmwareRef(
         component=draft.channel.component,
         version=draft.version,
@@ -190,7 +192,8 @@ def _forecast_unpublished(server: Backend, draft: ReleaseDraft, facts: FirmwareF
     return forecast(server.store.devices.fleet(channel.product, channel.group), candidate, channel.group)
 
 
-def _page(server: Backend, release: ReleaseView) -> ReleasePage:
+def page_of(server: Backend, release: ReleaseView) -> ReleasePage:
+    """Return a release's page."""
     metrics = server.store.metrics.release(release.release_id)
     return ReleasePage(release=release, metrics=metrics, link=_link(server, release))
 

@@ -1,9 +1,10 @@
 """`fleetlift release push`: package, sign, upload and release, in one action."""
 
 import tempfile
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -33,74 +34,102 @@ from protocol.codec import to_plain
 from protocol.errors import IdentityError, UserError
 from protocol.identity import EVERYONE, check_version
 
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def decision_options(function: F) -> F:
+    """Add the options that say what is to be released to whom; `prepared` takes them as keyword arguments."""
+    options = [
+        click.option(
+            "--group", default=EVERYONE, show_default=True, metavar="G", help="The devices that are to have it."
+        ),
+        click.option(
+            "--percentage", type=PERCENTAGE, default=100, show_default=True, metavar="1-100", help="The share of them."
+        ),
+        click.option("--mandatory", is_flag=True, help="Installed at start-up, before the application runs."),
+        click.option(
+            "--immediate/--gradual", default=False, help="At once, or at the start of the next session (default)."
+        ),
+        click.option(
+            "--force", is_flag=True, help="Go over disabled updates and holds; audited, and the application is told."
+        ),
+        click.option(
+            "--range", "target_range", default="*", metavar="RANGE", help="The installed versions that it applies on."
+        ),
+        click.option("--description", default="", metavar="TEXT"),
+    ]
+    function = plan_options(facts_options(function))
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """What is to be released: the request, what a forecast needs beside it, the package, and lines for people."""
+
+    request: Json
+    unpublished: Json | None
+    package: Package | None
+    planned: Json
+    headline: str
+
+    @property
+    def asked(self) -> Json:
+        """The request of a forecast."""
+        return self.request | ({"firmware": self.unpublished} if self.unpublished else {})
+
+
+def prepared(operator: Operator, what: str, scratch: Path, said: dict[str, Any]) -> Prepared:
+    """Return what the options of `decision_options` say of an image or version; signs and sends nothing."""
+    planned = plan_of({name: said.pop(name) for name in (*PLAN_KEYS, "plan_file")}, said["percentage"])
+    decision = {name: said.pop(name) for name in ("group", "percentage", "mandatory", "target_range", "description")}
+    decision |= {"forced": said.pop("force"), "urgency": "immediate" if said.pop("immediate") else "gradual", **planned}
+    package = _package(operator, what, scratch, said)
+    firmware = _firmware(operator, what, package, said)
+    return Prepared(
+        request=decision | {name: firmware[name] for name in ("product", "component", "version")},
+        unpublished=None if package is None or firmware.get("published") else _outline(operator, package),
+        package=package,
+        planned=planned,
+        headline=_headline(firmware, decision),
+    )
+
 
 @click.command("push", cls=Command)
 @click.argument("what", metavar="IMAGE|VERSION")
-@click.option("--group", default=EVERYONE, show_default=True, metavar="G", help="The devices that are to have it.")
-@click.option(
-    "--percentage", type=PERCENTAGE, default=100, show_default=True, metavar="1-100", help="The share of them."
-)
-@click.option("--mandatory", is_flag=True, help="Installed at start-up, before the application runs.")
-@click.option("--immediate/--gradual", default=False, help="At once, or at the start of the next session (default).")
-@click.option("--force", is_flag=True, help="Go over disabled updates and holds; audited, and the application is told.")
-@click.option(
-    "--range", "target_range", default="*", metavar="RANGE", help="The installed versions that it applies on."
-)
-@click.option("--description", default="", metavar="TEXT")
-@plan_options
-@facts_options
+@decision_options
+@click.option("--plan", "plan_hash", metavar="HASH", help="Only if what it does is what `release plan` said.")
 @passphrase_option
 @yes_option
 @wait_option
 @timeout_option
 @pass_operator
 def push(
-    operator: Operator,
-    *,
-    what: str,
-    group: str,
-    percentage: int,
-    mandatory: bool,
-    immediate: bool,
-    force: bool,
-    target_range: str,
-    description: str,
-    yes: bool,
-    wait: bool,
-    timeout: float,
-    **facts: Any,
+    operator: Operator, *, what: str, plan_hash: str | None, yes: bool, wait: bool, timeout: float, **said: Any
 ) -> None:
     """Release an image (a file, or a directory with a __main__.py), or a VERSION that is published already.
 
     Says first how many devices it will reach, and why the others not. Until you agree nothing is signed or sent.
     """
-    planned = plan_of({name: facts.pop(name) for name in (*PLAN_KEYS, "plan_file")}, percentage)
-    decision = {
-        "group": group,
-        "percentage": percentage,
-        "mandatory": mandatory,
-        "forced": force,
-        "urgency": "immediate" if immediate else "gradual",
-        "target_range": target_range,
-        "description": description,
-        **planned,
-    }
     with tempfile.TemporaryDirectory(prefix="fleetlift-") as scratch:
-        package = _package(operator, what, Path(scratch), facts)
-        firmware = _firmware(operator, what, package, facts)
-        request = decision | {name: firmware[name] for name in ("product", "component", "version")}
-        unpublished = None if package is None or firmware.get("published") else _outline(operator, package)
-        asked = request | ({"firmware": unpublished} if unpublished else {})
-        forecast = tell_forecast(operator, asked, _headline(firmware, decision))
-        for line in describe(planned):
+        made = prepared(operator, what, Path(scratch), said)
+        if plan_hash is not None:
+            operator.api.post("releases", "plan", plan_hash, "check", body=made.asked)
+        forecast = tell_forecast(operator, made.asked, made.headline)
+        for line in describe(made.planned):
             operator.output.say(line)
+        force = made.request["forced"]
         forced = "FORCED, over disabled updates and holds: " if force else ""
         reach = plural(forecast["reach"], "device")
         operator.output.confirm(f"{forced}{'release' if force else 'Release'} it to {reach}?", yes=yes)
-        if unpublished is not None and package is not None:
-            upload(operator, package.image, package.ref)
-            publish(operator, package)
-    page = operator.api.post("releases", body=request | {"release_id": forecast["release_id"]})
+        if made.unpublished is not None and made.package is not None:
+            upload(operator, made.package.image, made.package.ref)
+            publish(operator, made.package)
+    if plan_hash is not None:
+        page = operator.api.post("releases", "plan", plan_hash, body=made.request)
+    else:
+        page = operator.api.post("releases", body=made.request | {"release_id": forecast["release_id"]})
     operator.output.say(f"{channel_of(page)} {label_of(page)} is released. {page['link']}")
     finish(operator, page | {"forecast": forecast}, wait=wait, timeout=timeout)
 

@@ -6,6 +6,7 @@ from cloud.cli.client import Json
 from cloud.cli.context import Group, Operator, pass_operator
 from cloud.cli.options import PERCENTAGE, channel_options, timeout_option, wait_option, yes_option
 from cloud.cli.outlook import tell_forecast
+from cloud.cli.preflight import plan
 from cloud.cli.push import push
 from cloud.cli.release_pages import COLUMNS, channel_of, channel_pages, details, find, finish, label_of
 from cloud.cli.render import plural, shown
@@ -22,6 +23,7 @@ def release() -> None:
 
 
 release.add_command(push)
+release.add_command(plan)
 release.add_command(needs)
 for command in ROLLOUT_COMMANDS:
     release.add_command(command)

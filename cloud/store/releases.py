@@ -34,6 +34,7 @@ from cloud.store.engine import Change, Database
 from cloud.store.errors import ConflictError, NotFoundError
 from cloud.store.events import note
 from cloud.store.lookup import firmware_by_id, firmware_row, group_row, product_row, release_row
+from cloud.store.preflights import check_undisturbed
 from cloud.store.rollouts import abort_with, check_plan, start_rollout
 from cloud.store.situations import as_noticed, channels_of, ids_of, situations
 from cloud.values import ChannelKey, ReleaseDraft, ReleasePatch, ReleaseView
@@ -49,14 +50,24 @@ class Releases:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def create(self, draft: ReleaseDraft, *, by: str, policy: Policy | None = None, plan_hash: str = "") -> ReleaseView:
+    def create(
+        self,
+        draft: ReleaseDraft,
+        *,
+        by: str,
+        policy: Policy | None = None,
+        plan_hash: str = "",
+        decided: int | None = None,
+    ) -> ReleaseView:
         """Release a published firmware on a channel under its next label, by a plan if it has a `policy`.
 
         With one, percentage and terms of the draft are its. NotFoundError without such a product, group or firmware;
         ConflictError if the firmware is not published, is below the signed floor, or the channel has too many releases
-        that still reach somebody.
+        that still reach somebody; DisturbedError if the last decision of any kind is not the one numbered `decided`.
         """
         with self._database.changing() as change:
+            if decided is not None:
+                check_undisturbed(change.session, decided)
             row = _create(change, draft, by, policy=_with_approvals(change.session, draft, policy), plan_hash=plan_hash)
             return release_views(change.session, [row], change.now_ms)[0]
 
@@ -252,6 +263,7 @@ def _create(
     if policy is not None:
         start_rollout(change, row, policy, plan_hash)
     after = {"channel": str(channel), "label": row.label, **to_plain(as_noticed(row, firmware))}
+    after |= {"plan_hash": plan_hash} if plan_hash else {}
     audit(change, by, "release.created", f"release/{row.id}", after=after)
     note(
         *(change, "release.created", f"release/{row.id}", row.product),

@@ -30,6 +30,7 @@ from cloud.store.journal import Journal
 from cloud.store.metrics import Metrics
 from cloud.store.outbox import Outbox
 from cloud.store.overview import Overview
+from cloud.store.preflights import Preflights
 from cloud.store.quiet import Quiet
 from cloud.store.redundancy import Redundancy
 from cloud.store.releases import Releases
@@ -48,6 +49,7 @@ class Store:
         self.outbox = Outbox(database)
         self.catalog = Catalog(database)
         self.releases = Releases(database)
+        self.preflights = Preflights(database)
         self.rollouts = Rollouts(database)
         self.devices = Devices(database)
         self.redundancy = Redundancy(database)
