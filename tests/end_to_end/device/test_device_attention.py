@@ -1,15 +1,11 @@
 """D8, D9: somebody at the device is asked, by its application or a command: consent, deferral, decline, deadline."""
 
 import json
-import sqlite3
 import time
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from protocol.codec import encode
-from protocol.schedule import Terms, Window
 from tests.support.device_world import Watched, Workshop
 from tests.support.images import Image, Images
 
@@ -28,14 +24,9 @@ def device(workshop: Workshop, factory: Image) -> Watched:
     return workshop.enrol(factory)
 
 
-def release(device: Watched, image: Image, terms: Terms, *words: str) -> None:
-    """Release an image on terms, to a device whose agent does not run: it hears of nothing else."""
-    page = device.push(image, "--immediate", *words)
-    with closing(sqlite3.connect(device.fleet.office.home / "cloud" / "fleetlift.db", timeout=30)) as database:
-        found = page["release"]["release_id"]
-        database.execute("UPDATE release SET terms = ? WHERE id = ?", (encode(terms).decode(), found))
-        database.commit()
-    device.fleet.api("PATCH", f"/releases/{found}", {"description": "on terms"})
+def release(device: Watched, image: Image, *words: str) -> None:
+    """Release an image to a device whose agent does not run: it hears of nothing else."""
+    device.push(image, "--immediate", *words)
 
 
 def asked(device: Watched) -> dict[str, object] | None:
@@ -51,7 +42,7 @@ def expect_question(device: Watched, image: Image) -> None:
 def test_what_asks_for_attention_is_installed_when_somebody_consents(
     device: Watched, factory: Image, new: Image
 ) -> None:
-    release(device, new, Terms(attention=True))
+    release(device, new, "--attention")
     device.begin()
     device.expect_pending(new, "consent")
     expect_question(device, new)
@@ -70,7 +61,7 @@ def test_what_asks_for_attention_is_installed_when_somebody_consents(
 def test_consent_through_the_application_outlasts_a_power_cut(
     device: Watched, factory: Image, new: Image, tmp_path: Path
 ) -> None:
-    release(device, new, Terms(attention=True))
+    release(device, new, "--attention")
     work = tmp_path / "work"
     work.touch()
     device.begin()
@@ -90,8 +81,8 @@ def test_consent_through_the_application_outlasts_a_power_cut(
 
 
 def test_what_is_deferred_asks_again_and_a_deadline_ends_it(device: Watched, factory: Image, new: Image) -> None:
-    deadline_ms = round(time.time() * 1000) + 25_000
-    release(device, new, Terms(attention=True, deadline_ms=deadline_ms))
+    earliest = time.time() + 25
+    release(device, new, "--attention", "--deadline", "25s")
     device.begin()
     expect_question(device, new)
     assert "it asks again in 3 s" in device.command("defer", "3s")
@@ -103,12 +94,12 @@ def test_what_is_deferred_asks_again_and_a_deadline_ends_it(device: Watched, fac
         assert "is deferred" in device.command("status")
         device.expect_only(factory)
         ear.expect("restarting")
-    assert time.time() * 1000 >= deadline_ms
+    assert time.time() >= earliest
     device.expect_success(new)
 
 
 def test_what_is_optional_may_be_declined_and_taken_after_all(device: Watched, factory: Image, new: Image) -> None:
-    release(device, new, Terms(attention=True, optional=True))
+    release(device, new, "--attention", "--optional")
     device.begin()
     expect_question(device, new)
     assert "is declined" in device.command("decline")
@@ -130,7 +121,7 @@ def test_what_is_optional_may_be_declined_and_taken_after_all(device: Watched, f
 
 
 def test_what_is_not_optional_cannot_be_declined(device: Watched, factory: Image, new: Image) -> None:
-    release(device, new, Terms(attention=True))
+    release(device, new, "--attention")
     device.begin()
     expect_question(device, new)
     assert "is not optional" in device.command("decline", expect=1)
@@ -140,13 +131,11 @@ def test_what_is_not_optional_cannot_be_declined(device: Watched, factory: Image
 
 def test_a_maintenance_window_is_by_the_device_s_own_clock(workshop: Workshop, factory: Image, new: Image) -> None:
     tokyo, here = (workshop.enrol(factory, env={}) for _ in range(2))
-    now = time.gmtime()
-    minute = (now.tm_hour * 60 + now.tm_min - 10) % (24 * 60)
-    open_in_utc = Terms(windows=(Window(start_minute=minute, duration_minutes=60),))
+    begins, ends = (time.strftime("%H:%M", time.gmtime(time.time() + 60 * minutes)) for minutes in (-10, 50))
     for device, timezone in ((tokyo, "Asia/Tokyo"), (here, "UTC")):
         text = device.config.read_text(encoding="utf-8")
         device.config.write_text(text.replace("[device]\n", f'[device]\ntimezone = "{timezone}"\n'), encoding="utf-8")
-        release(device, new, open_in_utc)
+        release(device, new, "--window", f"{begins}-{ends}")
         device.begin()
     here.expect_success(new)
     tokyo.expect_pending(new, "window")
