@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import Select, func
 from sqlalchemy import select as select_columns
@@ -66,5 +65,5 @@ class Overview:
             )
 
 
-def _pairs(session: Session, query: Select[Any]) -> dict[str, int]:
+def _pairs(session: Session, query: Select[str, int]) -> dict[str, int]:
     return {str(name): int(count) for name, count in session.execute(query)}
