@@ -29,6 +29,7 @@ from protocol.errors import UserError
 MAX_RUNS: Final = 1000
 TICK_S: Final = 30.0
 """How finely time is cut: as often as the guard looks."""
+MAX_HAPPENINGS: Final = 8
 PLOT_WIDTH: Final = 92
 """How wide plots are on a terminal that is wide enough."""
 
@@ -178,7 +179,7 @@ def _tell(output: Output, answers: Mapping[str, Sequence[Run]], fleet: str) -> N
         output.say("")
         output.say(f"{'A BAD RELEASE' if name == 'bad' else 'A GOOD ONE'}, {plural(len(runs), 'run')}")
         output.rows(_rows(name, runs), _COLUMNS, nothing="")
-        for happening in runs[0].happenings[-3:]:
+        for happening in runs[0].happenings[-MAX_HAPPENINGS:]:
             output.say(f"  {spoken(happening.at_s)}  {happening.sentence}")
         until_s = until_of(runs)
         for curve in (COVERAGE[1], *(HARM if name == "bad" else ())):
@@ -203,6 +204,7 @@ def _rows(name: str, runs: Sequence[Run]) -> list[Json]:
     if name == "bad":
         rows.append(_row("broken when it was stopped, or over", Spread.of([run.broken_at_end for run in runs]), runs))
         rows.append(_row("broken in the end, with those on their way", Spread.of([run.broken for run in runs]), runs))
+        rows.append(_share("which is, of the fleet", Spread.of([run.broken / run.devices for run in runs]), runs))
         rows.append(_row("ran it in the end", Spread.of([run.last.running for run in runs]), runs))
     stopped = [run.ended_at_s for run in runs if run.stopped and run.ended_at_s is not None]
     if stopped:
@@ -224,6 +226,11 @@ def _rows(name: str, runs: Sequence[Run]) -> list[Json]:
 
 def _row(what: str, spread: Spread, runs: Sequence[Run]) -> Json:
     numbers = {"mean": f"{spread.mean:,.1f}", "low": f"{spread.low:,.0f}", "high": f"{spread.high:,.0f}"}
+    return {"what": what, **numbers, "runs": len(runs)}
+
+
+def _share(what: str, spread: Spread, runs: Sequence[Run]) -> Json:
+    numbers = {"mean": f"{spread.mean:.2%}", "low": f"{spread.low:.2%}", "high": f"{spread.high:.2%}"}
     return {"what": what, **numbers, "runs": len(runs)}
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from cloud.guard.policy import FailureGate, Gates, HealthGate, Phase, Policy, Response, SilenceGate
+from cloud.simulation import many
 from cloud.simulation.availability import ALWAYS, DAILY, Availability, parse_availability
 from cloud.simulation.cohorts import Conduct
 from cloud.simulation.fleets import Fleet, make_fleet
@@ -208,7 +209,17 @@ def test_the_same_seed_is_the_same_run_and_another_is_another() -> None:
     noisy = script(3000, Phase(percentage=50, soak_s=HOUR_S), Phase(percentage=100), troubles=Troubles(fails=0.1))
 
     assert rehearse(noisy, seed=1) == rehearse(noisy, seed=1)
-    assert rehearse(noisy, seed=1).broken != rehearse(noisy, seed=2).broken or rehearse(noisy, 1) != rehearse(noisy, 2)
+    assert rehearse(noisy, seed=1).samples != rehearse(noisy, seed=2).samples
+
+
+def test_runs_in_processes_of_their_own_are_the_same_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    noisy = script(1000, troubles=Troubles(fails=0.1))
+    heard: list[int] = []
+    alone = tuple(rehearse(noisy, seed) for seed in (4, 5, 6))
+    monkeypatch.setattr(many, "WORTH_PROCESSES", 0)
+
+    assert many.rehearse_all(noisy, 4, 3, heard.append) == alone
+    assert heard == [1, 1, 1]
 
 
 def test_the_default_gates_stop_a_bad_release_in_its_canary_phase_and_hardly_ever_a_good_one() -> None:
