@@ -95,7 +95,7 @@ class Comparison:
             return number is not None and _ordered(op, (number > value) - (number < value))
         if self.fact.startswith(ATTRIBUTES) or self.fact in TEXTS:
             return _ordered(op, 0 if found == value else 1)
-        return _ordered(op, version_key(str(found)).compare(value))
+        return _ordered(op, _version_order(str(found), value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +160,12 @@ class Query:
 @lru_cache(maxsize=1024)
 def _parsed(text: str) -> Query:
     return _Parser(text).read()
+
+
+@lru_cache(maxsize=4096)
+def _version_order(left: str, right: str) -> int:
+    """Compare two versions; a fleet runs few."""
+    return version_key(left).compare(right)
 
 
 def _ordered(op: str, order: int) -> bool:

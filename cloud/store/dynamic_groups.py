@@ -56,9 +56,10 @@ def fill(change: Change, group: GroupRow) -> tuple[list[str], list[str]]:
 
     A device that is in as many groups as a message can name does not come.
     """
-    devices = candidates(change.session, group.product, ids_of(group.product))
+    query = Query.parse(group.query or "")
+    devices = candidates(change.session, group.product, ids_of(group.product), with_components=bool(query.components))
     before = set(members_of(change.session, group.product, group.name))
-    after = set(matching(Query.parse(group.query or ""), devices)) - (_full(change.session, group.product) - before)
+    after = set(matching(query, devices)) - (_full(change.session, group.product) - before)
     came, went = sorted(after - before), sorted(before - after)
     _leave(change, went, [group.name])
     _join(change, group.product, [(device_id, group.name) for device_id in came])
@@ -84,13 +85,13 @@ def nobody_has(session: Session, product: str, query: Query) -> tuple[str, ...]:
     return tuple(unknown)
 
 
-def candidates(session: Session, product: str, ids: DeviceIds) -> dict[str, Candidate]:
-    """Return a product's devices as queries see them."""
+def candidates(session: Session, product: str, ids: DeviceIds, *, with_components: bool = True) -> dict[str, Candidate]:
+    """Return a product's devices as queries see them; without components for a query that looks at none."""
     components: dict[str, dict[str, Installed]] = defaultdict(dict)
     installed = select_columns(
         col(ComponentRow.device_id), col(ComponentRow.component), col(ComponentRow.version), col(ComponentRow.build)
     ).where(col(ComponentRow.device_id).in_(ids))
-    for device_id, component, version, build in session.execute(installed):
+    for device_id, component, version, build in session.execute(installed) if with_components else ():
         components[device_id][component] = Installed(version=version, build=build)
     devices = select_columns(
         col(DeviceRow.id),

@@ -95,7 +95,7 @@ class Grouping:
         parsed = Query.parse(query)
         with self._database.reading() as session:
             product_row(session, product)
-            devices = candidates(session, product, ids_of(product))
+            devices = candidates(session, product, ids_of(product), with_components=bool(parsed.components))
             return GroupTrial(
                 query=parsed.text,
                 matches=matching(parsed, devices),

@@ -17,6 +17,7 @@ from cloud.rollout_models import RedundancyMemberRow, TurnRequestRow, TurnRow
 from cloud.store.engine import Change
 from cloud.store.events import note
 from cloud.store.evidence import is_behind
+from cloud.store.lookup import batches
 from cloud.store.otas import tell
 from cloud.turns import Asked, grants
 from protocol.phases import Phase
@@ -52,8 +53,7 @@ def grant_turns(change: Change, sets: Iterable[str]) -> None:
     eligible = set(session.exec(asking))
     if not eligible:
         return
-    theirs = select(RedundancyMemberRow.set_name).where(col(RedundancyMemberRow.device_id).in_(eligible))
-    members = members_of_sets(session, session.exec(theirs.distinct()).all())
+    members = members_of_sets(session, sorted({name for it in sorted(eligible) for name in sets_of(session, it)}))
     everyone = sorted(set().union(*members.values()))
     requests = _requests(session, everyone)
     waiting = [Asked(it.number, it.device_id) for it in requests.values()]
@@ -64,6 +64,13 @@ def grant_turns(change: Change, sets: Iterable[str]) -> None:
 
 def holders(session: Session, device_ids: Sequence[str]) -> dict[str, str]:
     """Return those of the members that hold a turn, or count as holding one, and the attempt that they hold it for."""
+    found: dict[str, str] = {}
+    for some in batches(device_ids):
+        found |= _holders(session, some)
+    return found
+
+
+def _holders(session: Session, device_ids: Sequence[str]) -> dict[str, str]:
     turns = {it.device_id: it for it in session.exec(select(TurnRow).where(col(TurnRow.device_id).in_(device_ids)))}
     found = {device_id: turn.attempt_id for device_id, turn in turns.items() if not turn.taken_away}
     joined = select(RedundancyMemberRow).where(col(RedundancyMemberRow.device_id).in_(device_ids))
@@ -105,19 +112,23 @@ def sets_of(session: Session, device_id: str) -> list[str]:
 def members_of_sets(session: Session, sets: Sequence[str]) -> dict[str, set[str]]:
     """Return the members of sets by their names."""
     members: dict[str, set[str]] = defaultdict(set)
-    for row in session.exec(select(RedundancyMemberRow).where(col(RedundancyMemberRow.set_name).in_(sets))):
-        members[row.set_name].add(row.device_id)
+    for some in batches(sets):
+        for row in session.exec(select(RedundancyMemberRow).where(col(RedundancyMemberRow.set_name).in_(some))):
+            members[row.set_name].add(row.device_id)
     return dict(members)
 
 
 def _requests(session: Session, device_ids: Sequence[str]) -> dict[str, TurnRequestRow]:
     """Return the requests of those devices that are connected."""
-    query = (
-        select(TurnRequestRow)
-        .join(DeviceRow, col(DeviceRow.id) == col(TurnRequestRow.device_id))
-        .where(col(TurnRequestRow.device_id).in_(device_ids), col(DeviceRow.online).is_(True))
-    )
-    return {row.device_id: row for row in session.exec(query)}
+    found: dict[str, TurnRequestRow] = {}
+    for some in batches(device_ids):
+        query = (
+            select(TurnRequestRow)
+            .join(DeviceRow, col(DeviceRow.id) == col(TurnRequestRow.device_id))
+            .where(col(TurnRequestRow.device_id).in_(some), col(DeviceRow.online).is_(True))
+        )
+        found |= {row.device_id: row for row in session.exec(query)}
+    return found
 
 
 def _said(row: DeviceRow) -> str:
