@@ -59,6 +59,28 @@ class Look:
     due_in_ms: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A rollout that somebody steers; what takes long to know is looked up only when it matters: a brake is quick."""
+
+    session: Session
+    release: ReleaseRow
+    policy: Policy
+    standing: Standing
+    now_ms: int
+
+    @property
+    def devices(self) -> int:
+        return group_size(self.session, self.release.product, self.release.group_name)
+
+    @property
+    def evidence(self) -> Evidence:
+        return evidence_of(self.session, self.release, self.policy, self.standing, now_ms=self.now_ms)
+
+
+Turn = Callable[[_Asked], Standing]
+
+
 class Rollouts:
     """Releases that go by a plan."""
 
@@ -145,7 +167,7 @@ class Rollouts:
                 by=by,
                 made_by=it.release.created_by,
                 now_ms=it.now_ms,
-                devices=it.evidence.devices,
+                devices=it.devices,
             ),
         )
 
@@ -155,20 +177,20 @@ class Rollouts:
             release_id,
             by,
             "phase",
-            lambda it: steering.advance(it.policy, it.standing, it.now_ms, it.evidence.devices),
+            lambda it: steering.advance(it.policy, it.standing, it.now_ms, it.devices),
         )
 
     def retry(self, release_id: str, *, by: str) -> RolloutView:
         """Have the devices that failed so far try once more."""
         with self._database.changing() as change:
             decision = change.next_number("decision")
-            return _steer(change, release_id, by, "retried", lambda it: steering.retry(it.standing, decision))
+            _steer(change, release_id, by, "retried", lambda it: steering.retry(it.standing, decision))
+        return self.page(release_id)
 
-    def _steer(
-        self, release_id: str, by: str, what: str, turn: Callable[[RolloutView], Standing], **data: Any
-    ) -> RolloutView:
+    def _steer(self, release_id: str, by: str, what: str, turn: Turn, **data: Any) -> RolloutView:
         with self._database.changing() as change:
-            return _steer(change, release_id, by, what, turn, **data)
+            _steer(change, release_id, by, what, turn, **data)
+        return self.page(release_id)
 
 
 def rollout_row(session: Session, release_id: str) -> RolloutRow:
@@ -275,23 +297,20 @@ def _keep(change: Change, row: RolloutRow, standing: Standing) -> None:
     change.session.flush()
 
 
-def _steer(
-    change: Change, release_id: str, by: str, what: str, turn: Callable[[RolloutView], Standing], **data: Any
-) -> RolloutView:
+def _steer(change: Change, release_id: str, by: str, what: str, turn: Turn, **data: Any) -> None:
     row, release = rollout_row(change.session, release_id), release_row(change.session, release_id)
-    view = _view(change.session, row, change.now_ms)
+    asked = _Asked(change.session, release, policy_of(row), standing_of(row), change.now_ms)
     try:
-        after = turn(view)
+        after = turn(asked)
     except steering.RolloutError as error:
         raise ConflictError(f"v{release.label} of {channel_key(release)}: {error}") from None
     carry_out(change, row, release, after)
     subject = f"release/{release.id}"
     if what == "phase":
-        data = {"phase": after.phase + 1, "of": len(view.policy.phases), "why": after.why}
+        data = {"phase": after.phase + 1, "of": len(asked.policy.phases), "why": after.why}
     note(change, f"rollout.{what}", subject, release.product, by=by, label=release.label, **data)
-    told = {"before": _told(view.standing), "after": _told(after, data.get("why", after.why))}
+    told = {"before": _told(asked.standing), "after": _told(after, data.get("why", after.why))}
     audit(change, by, f"rollout.{what}", subject, **told)
-    return _view(change.session, row, change.now_ms)
 
 
 def _told(standing: Standing, why: str = "") -> dict[str, object]:

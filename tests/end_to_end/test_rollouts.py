@@ -68,3 +68,19 @@ def test_a_good_release_goes_on_by_itself_and_stands_still_while_it_is_paused(fl
     assert "4 of 4" in text
     kinds = [row["kind"] for row in fleet.query("SELECT kind FROM event WHERE kind LIKE 'rollout.%' ORDER BY number")]
     assert kinds[-4:] == ["rollout.paused", "rollout.resumed", "rollout.phase", "rollout.completed"]
+
+
+def test_a_server_that_is_killed_in_mid_plan_goes_on_with_it_once(own_fleet: Fleet) -> None:
+    fleet = own_fleet
+    image = fleet.images.thermostat("12.2.0")
+    canary, other = [fleet.join(f"killed-{number}", image=fleet.images.thermostat("1.0.0")) for number in range(2)]
+    fleet.group("killed-pilot", canary)
+    fleet.push(image, "--immediate", "--phase", "killed-pilot:1s", "--phase", "100%:1s")
+    fleet.until(lambda: fleet.attempts(canary, image), "the canary's attempt")
+    fleet.restart_cloud()
+    for device in (canary, other):
+        device.expect(image)
+        fleet.expect_outcome(device, image)
+    fleet.until(lambda: fleet.json("release", "rollout", "v1")["status"] == "completed", "the end of the plan")
+    kinds = [row["kind"] for row in fleet.query("SELECT kind FROM event WHERE kind LIKE 'rollout.%' ORDER BY number")]
+    assert kinds == ["rollout.phase", "rollout.completed"]
