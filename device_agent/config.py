@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
+from itertools import permutations
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -278,7 +279,11 @@ def _components(table: Table) -> Mapping[str, ComponentSettings]:
         raise table.error(None, f"1 to {MAX_COMPONENTS} components are possible, each as [components.<name>]")
     for name in names:
         table.checked(name, partial(check_id, name, "component"))
-    return {name: _component(name, table.table(name, known=COMPONENT_KEYS)) for name in names}
+    components = {name: _component(name, table.table(name, known=COMPONENT_KEYS)) for name in names}
+    for one, other in permutations(components.values(), 2):
+        if one.data_dir is not None and other.data_dir is not None and one.data_dir.is_relative_to(other.data_dir):
+            raise table.error(one.name, f"its data_dir is {other.name}'s, too; each has its own")
+    return components
 
 
 def _component(name: str, table: Table) -> ComponentSettings:

@@ -238,6 +238,10 @@ def _typo(device: Device) -> None:
     device.config.write_text(device.config.read_text() + "soak = 5\n")
 
 
+def _data_of_its_own(device: Device) -> None:
+    device.config.write_text(device.config.read_text() + 'data_dir = "state"\n')
+
+
 def _no_root(device: Device) -> None:
     (device.directory / "root.json").unlink()
 
@@ -257,6 +261,7 @@ def _newer_journal(device: Device) -> None:
     ("mistake", "code", "told"),
     [
         (_typo, 2, "agent.toml:12: components.app.soak: not a key"),
+        (_data_of_its_own, 2, "is or holds what is the agent's own; nothing was started"),
         (_no_root, 2, "root.json: No such file or directory; nothing was started"),
         (_bad_root, 1, "the root metadata that this device was given"),
         (_newer_journal, 2, "was written by a newer agent"),

@@ -36,6 +36,7 @@ check_interval_s = 60
 window_bytes = 1048576
 startup_wait_s = 2.5
 longest_deferral_s = 3600
+gauge_interval_s = 10
 
 [components.app]
 command = ["{python}", "{image}"]
@@ -47,6 +48,10 @@ confirm = true
 needs_broker = false
 capacity_bytes = 1000000
 golden = "golden"
+data_dir = "state/data/app/db"
+data_sync = "none"
+drain_command = ["flush-queue", "--all"]
+drain_timeout_s = 5
 
 [components.os]
 backend = "files"
@@ -98,6 +103,9 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
     assert app.health.check == HttpCheck("http://127.0.0.1:8080/health")
     assert (app.soak_s, app.prove_timeout_s, app.confirm, app.needs_broker) == (5.0, 30.0, True, False)
     assert (app.capacity_bytes, app.golden, app.health.interval_s) == (1000000, tmp_path / "golden", 0.5)
+    assert (app.data_dir, app.data_sync) == (tmp_path / "state/data/app/db", "none")
+    assert (app.drain_command, app.drain_timeout_s) == (("flush-queue", "--all"), 5.0)
+    assert (os.data_dir, os.data_sync, settings.updates.gauge_interval_s) == (None, "application", 10.0)
     assert os.health.check == ExecCheck(("true",))
     assert os.restart_command == ("systemctl", "restart", "os")
 
@@ -171,6 +179,23 @@ def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.Monk
         ('command = ["{python}", "{image}"]', "", "components.app has either command or restart_command"),
         ("prove_timeout_s = 30", "prove_timeout_s = 4", "components.app.prove_timeout_s: 4 is not longer than soak_s"),
         ('env = { FLEETLIFT_HEALTH_PORT = "8080" }', "env = { PORT = 1 }", "components.app.env: a table of texts"),
+        (
+            'data_sync = "none"',
+            'data_sync = "never"',
+            "components.app.data_sync: 'never' is not one of application, none",
+        ),
+        ("gauge_interval_s = 10", "gauge_interval_s = 0", "updates.gauge_interval_s: 0 is not 1 to"),
+        ('data_dir = "state/data/app/db"', "", "components.app.drain_command: there is no data_dir to drain into"),
+        (
+            'stop_command = ["systemctl", "stop", "os"]',
+            'data_dir = "os-data"',
+            "components.os.data_dir: it can be saved only while the application does not run; add stop_command",
+        ),
+        (
+            'stop_command = ["s',
+            'data_dir = "state/data/app/db/os"\nstop_command = ["s',
+            "components.os: .* is app's, too",
+        ),
         ('backend = "files"', 'backend = "rauc"', "components.os.backend: 'rauc' is not one of files"),
         ('attributes = { site = "lab" }', f'attributes = {{ site = "{"x" * 201}" }}', "device.attributes: at most"),
     ],

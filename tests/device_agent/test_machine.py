@@ -249,16 +249,6 @@ def test_after_the_switch_any_failure_goes_back_and_condemns(phase: Phase, reaso
     assert not end.backs_off
 
 
-@pytest.mark.parametrize("booted", [None, "b" * 64], ids=["not-booted", "booted"])
-def test_data_that_could_not_be_saved_goes_back_and_was_never_switched(booted: str | None) -> None:
-    rolling = tell(replace(at(Phase.RESTARTING), booted_digest=booted), Failed(Reason.DATA_FAILED, "disk full"))
-    assert rolling.phase is Phase.ROLLING_BACK
-    end = tell(rolling, Reverted()).concluded
-    assert end is not None
-    assert (end.outcome, end.reason) == (Outcome.ROLLED_BACK if booted else Outcome.FAILED, Reason.DATA_FAILED)
-    assert end.condemns_digest
-
-
 @pytest.mark.parametrize("phase", BEFORE_THE_SWITCH)
 def test_a_failure_before_the_switch_condemns_or_backs_off(phase: Phase) -> None:
     later = {Reason.TOO_LARGE, Reason.STORAGE_FAILED, Reason.DOWNLOAD_FAILED, Reason.UNTRUSTED}
