@@ -112,13 +112,16 @@ class StratumEvidence:
     Each device counts once, by its last attempt that was not cancelled: `started` = `under_way` + `proven` +
     `succeeded` + failures + `transient` + `moved_on`. `succeeded` stood the soak, on the digest that booted; `proven`
     booted it, and the soak is not over; `transient` are failures that say nothing of the firmware; `moved_on` took
-    another firmware since. `away` are those of `under_way`, and `quiet` those of all that took it and did not fail,
-    that were not heard of for long. `fresh_started` began since `Memory.watched_from_ms`, of which `fresh_failed`.
+    another firmware since. `on_trial` are those of `under_way`, heard of lately, that restarted into it before the soak
+    of the open phase was over, and have yet to say how that went. `away` are those of `under_way`, and `quiet` those of
+    all that took it and did not fail, that were not heard of for long. `fresh_started` began since
+    `Memory.watched_from_ms`, of which `fresh_failed`.
     """
 
     stratum: Stratum
     started: int = 0
     under_way: int = 0
+    on_trial: int = 0
     away: int = 0
     proven: int = 0
     succeeded: int = 0
@@ -196,6 +199,11 @@ class Evidence:
     def under_way(self) -> int:
         """Devices in the middle of it, wherever they are."""
         return sum(it.under_way for it in self.strata)
+
+    @property
+    def on_trial(self) -> int:
+        """Devices whose trial began in time to count in the open phase, and whose word on it is awaited."""
+        return sum(it.on_trial for it in self.strata)
 
     @property
     def middle(self) -> int:

@@ -7,9 +7,10 @@ Rules, in order:
 3. A rollout that was scheduled starts when its time has come: by the plan's own time, not by when that was noticed.
 4. Every gate is asked, also while somebody has paused it. A gate stops single strata while the others are content, else
    it pauses or rolls back. Whatever a gate does, no phase is opened in the same look.
-5. A phase is over when its coverage has grown, its soak has passed, enough devices stood the soak in it, and as many
-   were settled as are still in the middle. A phase that covers nobody is over at once. One that nobody survived is
-   stopped: there is nothing to go on with.
+5. A phase is over when its coverage has grown, its soak has passed, enough devices stood the soak in it, none that
+   began its trial before that is still to say how it went (bad news travels more slowly than good news: a device that
+   fails says so when the time to prove itself is over), and as many were settled as are still in the middle. A phase
+   that covers nobody is over at once. One that nobody survived is stopped: there is nothing to go on with.
 6. After the last phase it is completed, and covers whom it held back. Nothing is completed that nobody runs.
 
 Time is an argument, and nothing is read. The same look twice does the same thing once.
@@ -158,22 +159,27 @@ def _stop(standing: Standing, findings: tuple[Finding, ...], now_ms: int) -> Ver
     return Verdict(actions=(action,), why=why, standing=after)
 
 
+def soaked_at_ms(policy: Policy, standing: Standing) -> int:
+    """Return when the soak of the open phase is over."""
+    return standing.phase_began_at_ms + 1000 * (standing.memory.ramp_s + policy.phases[standing.phase].soak_s)
+
+
 def _go_on(policy: Policy, standing: Standing, evidence: Evidence, now_ms: int) -> Verdict:
     """Return whether the open phase is over, and what comes then."""
-    soaked_at_ms = standing.phase_began_at_ms + 1000 * (standing.memory.ramp_s + policy.phases[standing.phase].soak_s)
+    soaked_ms = soaked_at_ms(policy, standing)
     middle = evidence.middle
     settled = evidence.fresh_succeeded + evidence.fresh_failed
     is_last = standing.phase + 1 == len(policy.phases)
     name = _phase_name(policy, standing)
     again_at_ms = now_ms + LOOK_S * 1000
-    if soaked_at_ms > now_ms:
-        again_at_ms = min(again_at_ms, soaked_at_ms)
-    hold = _hold(policy, standing, evidence, soaked_at_ms - now_ms)
+    if soaked_ms > now_ms:
+        again_at_ms = min(again_at_ms, soaked_ms)
+    hold = _hold(policy, standing, evidence, soaked_ms - now_ms)
     if hold is None and is_last and not evidence.succeeded and not evidence.already:
         hold = "no device runs it yet"
     if hold is not None:
         nobody = evidence.fresh_failed and not evidence.succeeded and not evidence.proven and not middle
-        if nobody and soaked_at_ms <= now_ms:
+        if nobody and soaked_ms <= now_ms:
             why = f"all {evidence.fresh_failed} devices that took it in this phase failed, and none stood the soak"
             return _stop(standing, (Finding(gate="failures", then=policy.gates.failures.then, why=why),), now_ms)
         return Verdict(actions=(), why=f"{name}: {hold}", standing=standing, again_at_ms=again_at_ms)
@@ -205,8 +211,15 @@ def _hold(policy: Policy, standing: Standing, evidence: Evidence, soaks_for_ms: 
             f"{evidence.fresh_succeeded} of {policy.min_succeeded} that it takes stood the soak; "
             f"{evidence.proven} are in it, {middle} in the middle of the update"
         )
-    if settled < middle:
-        return f"{middle} devices are in the middle of the update, and only {settled} have settled"
+    return _unsettled(evidence, settled)
+
+
+def _unsettled(evidence: Evidence, settled: int) -> str | None:
+    """Return whose word a phase waits for that has soaked, as a sentence's end, or None."""
+    if evidence.on_trial:
+        return f"{evidence.on_trial} devices have restarted into it, and have yet to say how that went"
+    if settled < evidence.middle:
+        return f"{evidence.middle} devices are in the middle of the update, and only {settled} have settled"
     return None
 
 
@@ -229,4 +242,5 @@ __all__ = [
     "begin",
     "coverage",
     "guard",
+    "soaked_at_ms",
 ]

@@ -120,6 +120,11 @@ class Cohort:
         """Devices that the release covers and that have not begun."""
         return self.told - self.begun
 
+    def on_trial(self, tick: int) -> int:
+        """Return how many that restarted by a tick have yet to say how it went, without those that never will."""
+        last = tick + max(1, -int(-self.conduct.proof_s // self.conduct.tick_s))
+        return sum(count for agenda in (self.proving, self.failing) for at, count in agenda.items() if at <= last)
+
     def tell(self, limit: int, tick: int) -> bool:
         """Cover the places below a limit from now on, and tell whether that is news to anybody."""
         covered = bisect_left(self.places, limit)

@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 
 from cloud.guard.evidence import Arm, Evidence, Fingerprint, HealthEvidence, Silence, Standing, StratumEvidence
+from cloud.guard.guarding import soaked_at_ms
 from cloud.guard.policy import CRASHES, HealthGate, Policy, SilenceGate
 from cloud.simulation.chances import binomial
 from cloud.simulation.cohorts import Cohort, Conduct
@@ -36,7 +37,7 @@ class Hearsay:
         soaked_by = tick - round(phase.soak_s / self._conduct.tick_s)
         began = self._tick_of(standing.memory.opened_at_ms)
         strata = tuple(
-            self._stratum(stratum, cohorts, policy, tick, soaked_by) for stratum, cohorts in self._strata.items()
+            self._stratum(stratum, cohorts, policy, standing, tick) for stratum, cohorts in self._strata.items()
         )
         return Evidence(
             devices=self._devices,
@@ -56,19 +57,28 @@ class Hearsay:
         return bisect_left(cohort.places, grown) > cohort.begun
 
     def _stratum(
-        self, stratum: Stratum, cohorts: Sequence[Cohort], policy: Policy, tick: int, soaked_by: int
+        self,
+        stratum: Stratum,
+        cohorts: Sequence[Cohort],
+        policy: Policy,
+        standing: Standing,
+        tick: int,
     ) -> StratumEvidence:
+        soaked_by = tick - round(policy.phases[standing.phase].soak_s / self._conduct.tick_s)
         succeeded = sum(it.proven.by(soaked_by) for it in cohorts)
         failed = sum(it.failed.total for it in cohorts)
         under_way = sum(it.under_way for it in cohorts)
         quiet_s = (policy.gates.silence or SilenceGate()).quiet_after_s
         is_off = self._conduct.availability.quiet(quiet_s)
         for_good = sum(it.silent.by(tick - round(quiet_s / self._conduct.tick_s)) for it in cohorts)
+        in_time = self._tick_of(soaked_at_ms(policy, standing))
+        dead = sum(it.silent.by(in_time) for it in cohorts)
         took = sum(it.restarted - it.silent.total for it in cohorts) - failed
         return StratumEvidence(
             stratum=stratum,
             started=sum(it.begun for it in cohorts),
             under_way=under_way,
+            on_trial=sum(it.on_trial(in_time) for it in cohorts) + max(0, dead - for_good),
             away=for_good + round((under_way - for_good) * is_off),
             proven=sum(it.proven.total for it in cohorts) - succeeded,
             succeeded=succeeded,

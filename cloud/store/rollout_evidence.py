@@ -25,6 +25,7 @@ from cloud.guard.evidence import (
     Standing,
     StratumEvidence,
 )
+from cloud.guard.guarding import soaked_at_ms
 from cloud.guard.planning import share_of
 from cloud.guard.policy import HealthGate, Policy, SilenceGate
 from cloud.models import AttemptRow, ComponentRow, DeviceRow, FirmwareRow, ReleaseRow
@@ -121,11 +122,12 @@ def _strata(scope: _Scope) -> tuple[tuple[StratumEvidence, ...], dict[str, int]]
     found: dict[tuple[str, str | None], dict[str, Any]] = defaultdict(lambda: defaultdict(int) | {"failures": {}})
     fresh = {"succeeded": 0, "failed": 0}
     for model, version, kind, phase, reason, count, *sums in scope.session.execute(_outcomes(scope)):
-        since, quiet, away, begun = (int(it or 0) for it in sums)
+        since, quiet, away, begun, on_trial = (int(it or 0) for it in sums)
         numbers = found[model, version]
         numbers["started"] += count
         numbers["quiet"] += quiet
         numbers["away"] += away
+        numbers["on_trial"] += on_trial
         if kind != "transient":
             numbers["fresh_started"] += begun
         if kind in fresh:
@@ -164,6 +166,8 @@ def _outcomes(scope: _Scope) -> Select[Any]:
         col(DeviceRow.online).is_(False), func.coalesce(col(DeviceRow.last_seen_at_ms), 0) < scope.quiet_before_ms
     )
     quiet = and_(is_silent, col(AttemptRow.taken_at_ms).is_not(None), kind.in_(("under_way", "proven", "succeeded")))
+    in_time = col(AttemptRow.taken_at_ms) <= soaked_at_ms(scope.policy, scope.standing)
+    on_trial = and_(kind == "under_way", ~is_silent, in_time)
     columns = (col(DeviceRow.hardware_model), col(AttemptRow.from_version), kind, col(AttemptRow.phase), reason)
     return (
         select_columns(
@@ -173,6 +177,7 @@ def _outcomes(scope: _Scope) -> Select[Any]:
             func.sum(case((quiet, 1), else_=0)),
             func.sum(case((and_(is_silent, kind == "under_way"), 1), else_=0)),
             func.sum(case((col(AttemptRow.begun_at_ms) >= scope.standing.memory.watched_from_ms, 1), else_=0)),
+            func.sum(case((on_trial, 1), else_=0)),
         )
         .select_from(AttemptRow)
         .join(DeviceRow, col(DeviceRow.id) == col(AttemptRow.device_id))

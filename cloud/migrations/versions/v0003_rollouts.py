@@ -11,7 +11,7 @@ branch_labels = None
 depends_on = None
 
 _EMPTY_OBJECT, _EMPTY_LIST = "{}", "[]"
-_COLUMNS = {
+_COLUMNS: dict[str, tuple[tuple[str, Any, Any], ...]] = {
     "product": (("base_only", sa.Boolean(), sa.false()), ("approvals", sa.Integer(), "0")),
     "device": (("timezone", sa.String(), ""), ("noted_attributes", sa.JSON(), _EMPTY_OBJECT)),
     "device_component": (("requires", sa.JSON(), _EMPTY_OBJECT), ("data_schema", sa.BigInteger(), "0")),
@@ -39,7 +39,16 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Drop them; plans and what they came to are forgotten, and their releases stay as they stand."""
-    for table in ("delivery", "webhook", "event", "turn_request", "turn", "redundancy_member", "redundancy_set", "rollout"):
+    for table in (
+        "delivery",
+        "webhook",
+        "event",
+        "turn_request",
+        "turn",
+        "redundancy_member",
+        "redundancy_set",
+        "rollout",
+    ):
         op.drop_table(table)
     op.drop_table("device_health")
     op.drop_column("device_group", "query")

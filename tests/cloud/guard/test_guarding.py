@@ -84,6 +84,15 @@ def test_a_phase_without_evidence_stays_open_and_says_so(evidence: Evidence, why
     assert verdict.again_at_ms is not None
 
 
+def test_no_phase_is_over_while_somebody_on_trial_is_still_to_say_how_it_went() -> None:
+    """A device that fails says so late: those that succeed at once must not open the next phase before it did."""
+    verdict = look(seen(of(succeeded=17, under_way=3, on_trial=3)))
+    assert verdict.actions == ()
+    assert "3 devices have restarted into it, and have yet to say how that went" in verdict.why
+    assert verdict.again_at_ms is not None
+    assert isinstance(look(seen(of(succeeded=17, under_way=3))).actions[0], OpenPhase)
+
+
 def test_devices_that_never_come_back_do_not_keep_the_others_waiting() -> None:
     verdict = look(seen(of(succeeded=1, under_way=9, away=9)))
     assert isinstance(verdict.actions[0], OpenPhase)
