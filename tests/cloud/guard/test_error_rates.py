@@ -4,7 +4,7 @@ import random
 
 from cloud.guard.policy import FailureGate
 from cloud.guard.sequential import bad_that_stop, log_bound, rate_log_e
-from tests.cloud.guard.error_rates import KINDS, run, silent, unhealthy
+from tests.cloud.guard.error_rates import FIVE_DAYS, KINDS, run, silent, unhealthy
 
 SEED = 7
 STATED = 0.01
@@ -57,7 +57,8 @@ def test_silence_that_both_sides_share_stops_nothing_and_that_of_one_side_does()
     chance, runs = random.Random(SEED), 60
     assert sum(silent(chance, 200, 1.0, nights=True) is not None for _ in range(runs)) <= 2
     assert all(silent(chance, 500, 10.0, nights=False) is not None for _ in range(20))
-    assert all(silent(chance, 500, 15.0, nights=True) is not None for _ in range(20))  # nights are no credit
+    late = [silent(chance, 500, 10.0, nights=True, begins=FIVE_DAYS) for _ in range(20)]
+    assert all(look is not None and look > FIVE_DAYS for look in late)  # five nights are no credit
 
 
 def test_health_within_what_is_tolerable_stops_nothing() -> None:
