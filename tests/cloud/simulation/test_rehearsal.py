@@ -105,6 +105,19 @@ def test_a_cap_stops_at_one_more_and_whoever_has_restarted_by_then(most: int) ->
         assert run.broken_at_end <= run.broken <= run.broken_at_end + 10
 
 
+def test_who_has_not_restarted_when_it_stops_lets_it_be() -> None:
+    gates = Gates(failures=replace(UNWATCHED.failures, max_failures=0), silence=None)
+
+    run = rehearse(script(10_000, gates=gates, troubles=Troubles(fails=0.5)), seed=1)
+
+    # Work takes 150 to 450 s, evenly; the first failure is known after 150 + 60 s and a tick or two.
+    assert run.ended_at_s is not None
+    assert 210 <= run.ended_at_s <= 270
+    restarted = (run.ended_at_s - 150) / 300
+    assert run.broken + run.last.running == pytest.approx(10_000 * restarted, rel=0.2)
+    assert run.broken > run.broken_at_end > 0
+
+
 def test_a_gate_that_rolls_back_says_so() -> None:
     gates = Gates(failures=replace(UNWATCHED.failures, max_failures=2, then=Response.ROLL_BACK), silence=None)
 
