@@ -71,3 +71,7 @@ def test_a_device_that_is_taken_out_of_its_set_waits_for_nobody(fleet: Fleet) ->
     waiting = first if "turn" in fleet.waits(first) else second
     fleet.call("set", "remove", "hall", waiting.device_id)
     waiting.expect(image)
+    (listed,) = (it for it in fleet.json("set", "list") if it["name"] == "hall")
+    assert waiting.device_id not in [it["device_id"] for it in listed["members"]]
+    fleet.call("set", "delete", "hall", "--yes")
+    assert "no redundancy set 'hall'" in fleet.call("set", "show", "hall", expect=1).err

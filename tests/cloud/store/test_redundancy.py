@@ -114,6 +114,8 @@ def test_who_goes_away_with_its_turn_keeps_it_until_somebody_takes_it_away(store
     one, two = pair(store, "pi-1", "pi-2")
     ask(one)
     one.tell(phase=Phase.INSTALLING)
+    one.attempts -= 1
+    begin(one, *TRIAL)
     ask(two)
     one.presence(online=False)
     assert turn(store, two) == ""
