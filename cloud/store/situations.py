@@ -183,7 +183,7 @@ class _Assigned:
         row = session.get(ProductRow, product)
         self._ota_enabled, self._base_only = row is not None and row.ota_enabled, row is not None and row.base_only
         takers = select(RedundancyMemberRow.device_id).where(col(RedundancyMemberRow.device_id).in_(ids))
-        turns = select(TurnRow).where(col(TurnRow.device_id).in_(ids))
+        turns = select(TurnRow).where(col(TurnRow.device_id).in_(ids), col(TurnRow.taken_away).is_(False))
         self._takers = set(session.exec(takers))
         self._turns = {it.device_id: it.attempt_id for it in session.exec(turns)}
         refs: dict[int, FirmwareRef] = {}
