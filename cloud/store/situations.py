@@ -7,7 +7,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from sqlalchemy import Column, Text, cast, inspect
 from sqlalchemy import select as select_columns
+from sqlalchemy.sql.base import ReadOnlyColumnCollection
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
@@ -25,11 +27,12 @@ from cloud.models import (
     PinRow,
     ProductRow,
     ReleaseRow,
+    Row,
 )
 from cloud.rollout_models import RedundancyMemberRow, TurnRow
 from cloud.shadowing import notice_releases
 from cloud.store.lookup import firmware_ref
-from protocol.codec import structure, to_plain
+from protocol.codec import structure
 from protocol.down import NoticeRelease, Ota
 from protocol.facts import DeviceFacts
 from protocol.identity import EVERYONE
@@ -44,7 +47,8 @@ DeviceIds = SelectOfScalar[str]
 
 Components = Mapping[str, ComponentState]
 _STREAMED: Final[Mapping[str, Any]] = {"yield_per": 10_000}
-_AVAILABLE: Final = to_plain(Availability())
+_SAID: Final = ("phase", "availability", "pending", "failed", "declined")
+_NONE: Final[Mapping[str, int]] = {}
 NO_SUCCESS: Final = (Outcome.FAILED.value, Outcome.ROLLED_BACK.value)
 
 
@@ -63,28 +67,26 @@ def ids_of(product: str, *, group: str | None = None, device_ids: Sequence[str] 
 
 def situations(session: Session, product: str, ids: DeviceIds) -> Cohorts:
     """Return a product's devices, by id, as selection and planner see them; a million of them fit into memory."""
-    gathering, kinds = Gathering(), _Kinds(floors_of(session, product))
-    failures, states = _failures(session, ids), _States(session, ids)
-    assigned = _Assigned(session, product, ids)
+    session.flush()  # rows are read below the session, which would do it by itself
+    gathering = Gathering()
+    kinds, failures = _Kinds(gathering, floors_of(session, product)), _failures(session, ids)
+    states, assigned = _States(session, ids), _Assigned(session, product, ids)
+    device, said = _columns(DeviceRow), _columns(DeviceRow)["state"]
     query = (
         select_columns(
-            col(DeviceRow.id),
-            col(DeviceRow.hardware_model),
-            col(DeviceRow.agent_version),
-            col(DeviceRow.online),
-            col(DeviceRow.state),
-            col(DeviceRow.timezone),
-            col(DeviceRow.last_seen_at_ms),
+            *(
+                device[name]
+                for name in ("id", "last_seen_at_ms", "hardware_model", "agent_version", "online", "timezone")
+            ),
+            *(cast(said[name], Text) for name in _SAID),
         )
-        .where(col(DeviceRow.id).in_(ids))
-        .order_by(col(DeviceRow.id))
+        .where(device["id"].in_(ids))
+        .order_by(device["id"])
         .execution_options(**_STREAMED)
     )
-    for device_id, model, agent_version, online, state, timezone, last_seen_at_ms in session.execute(query):
-        said: dict[str, Any] = state or {}
-        failed = {digest: failures.get((device_id, digest), 0) for digest in said.get("failed", ())}
-        alike = (model, agent_version, online, timezone, states.of(device_id), assigned.of(device_id))
-        number = kinds.number(gathering, alike, said, failed)
+    for device_id, last_seen_at_ms, *row in session.connection().execute(query):
+        failed = failures.get(device_id, _NONE)
+        number = kinds.number(row, states.of(device_id), assigned.of(device_id), failed)
         gathering.add(device_id, number, last_seen_at_ms)
     return gathering.cohorts()
 
@@ -92,35 +94,26 @@ def situations(session: Session, product: str, ids: DeviceIds) -> Cohorts:
 class _Kinds:
     """The kinds of devices seen so far, by what their rows say: what was said in the same words is read once."""
 
-    def __init__(self, floors: Mapping[str, int]) -> None:
-        self._floors = floors
+    def __init__(self, gathering: Gathering, floors: Mapping[str, int]) -> None:
+        self._gathering, self._floors = gathering, floors
         self._numbers: dict[object, int] = {}
 
     def number(
-        self,
-        gathering: Gathering,
-        alike: tuple[str, str, bool, str, Components, Assignment],
-        said: Mapping[str, Any],
-        failed: Mapping[str, int],
+        self, row: Sequence[Any], components: Components, assignment: Assignment, failures: Mapping[str, int]
     ) -> int:
-        """Return the number of the kind of a device that said this of itself."""
-        model, agent_version, online, timezone, components, assignment = alike
-        personal = tuple(
-            json.dumps(said[name], sort_keys=True) if said.get(name) else "" for name in ("pending", "declined")
-        )
-        available = said.get("availability")
-        words = json.dumps(available, sort_keys=True) if available and available != _AVAILABLE else ""
-        phase = said.get("phase", Phase.IDLE.value)
-        whose = (model, agent_version, online, timezone, id(components), id(assignment))
-        key = (*whose, phase, personal, words, tuple(failed.items()))
+        """Return the number of the kind of a device whose row says this of it."""
+        key = (*row, id(components), id(assignment), *failures.items())
         number = self._numbers.get(key)
         if number is None:
+            model, agent_version, online, timezone, *texts = row
+            words = {name: json.loads(text) for name, text in zip(_SAID, texts, strict=True) if text is not None}
+            said = {name: value for name, value in words.items() if value is not None}
             facts = DeviceFacts(
                 device_id="",
                 hardware_model=model,
                 agent_version=agent_version,
                 components=components,
-                failed=failed,
+                failed={digest: failures.get(digest, 0) for digest in said.get("failed", ())},
                 floors=self._floors,
                 declined=frozenset(said.get("declined", ())),
             )
@@ -128,12 +121,12 @@ class _Kinds:
                 facts=facts,
                 assignment=assignment,
                 online=online,
-                phase=Phase(phase),
-                availability=structure(available, Availability) if available else Availability(),
+                phase=Phase(said.get("phase", Phase.IDLE)),
+                availability=structure(said.get("availability", {}), Availability),
                 pending=tuple(structure(item, Pending) for item in said.get("pending", ())),
                 timezone=timezone,
             )
-            number = self._numbers[key] = gathering.kind(device)
+            number = self._numbers[key] = self._gathering.kind(device)
         return number
 
 
@@ -172,6 +165,7 @@ def as_noticed(release: ReleaseRow, firmware: FirmwareRow) -> NoticeRelease:
 
 def assignments(session: Session, product: str, ids: DeviceIds) -> dict[str, Assignment]:
     """Return what was decided for each of these devices."""
+    session.flush()
     assigned = _Assigned(session, product, ids)
     return {device_id: assigned.of(device_id) for device_id in session.exec(ids.order_by(col(DeviceRow.id))).all()}
 
@@ -193,13 +187,14 @@ class _Assigned:
         self._otas = _otas(session, ids, refs)
         ranks = select(GroupRow.name, GroupRow.rank).where(col(GroupRow.product) == product)
         self._ranks = {name: (rank, name) for name, rank in session.exec(ranks)}
+        of = _columns(MembershipRow)
         memberships = (
-            select_columns(col(MembershipRow.device_id), col(MembershipRow.group_name))
-            .where(col(MembershipRow.device_id).in_(ids), col(MembershipRow.product) == product)
-            .order_by(col(MembershipRow.device_id))
+            select_columns(of["device_id"], of["group_name"])
+            .where(of["device_id"].in_(ids), of["product"] == product)
+            .order_by(of["device_id"])
             .execution_options(**_STREAMED)
         )
-        self._groups = _Merged(session.execute(memberships))
+        self._groups = _Merged(session.connection().execute(memberships))
         self._known: dict[object, Assignment] = {}
 
     def of(self, device_id: str) -> Assignment:
@@ -249,27 +244,23 @@ class _States:
     """What devices run, who are asked about by id, ascending; equal states are one object."""
 
     def __init__(self, session: Session, ids: DeviceIds) -> None:
+        of = _columns(ComponentRow)
         query = (
             select_columns(
-                col(ComponentRow.device_id),
-                col(ComponentRow.component),
-                col(ComponentRow.version),
-                col(ComponentRow.build),
-                col(ComponentRow.digest),
-                col(ComponentRow.requires),
-                col(ComponentRow.data_schema),
+                *(of[name] for name in ("device_id", "component", "version", "build", "digest", "data_schema")),
+                cast(of["requires"], Text),
             )
-            .where(col(ComponentRow.device_id).in_(ids))
-            .order_by(col(ComponentRow.device_id))
+            .where(of["device_id"].in_(ids))
+            .order_by(of["device_id"])
             .execution_options(**_STREAMED)
         )
-        self._rows = _Merged(session.execute(query))
+        self._rows = _Merged(session.connection().execute(query))
         self._known: dict[object, Components] = {}
 
     def of(self, device_id: str) -> Components:
         """Return what a device runs."""
         rows = self._rows.of(device_id)
-        key = tuple((row[1], row[2], row[3], row[4], tuple(row[5].items()), row[6]) for row in rows)
+        key = tuple(row[1:] for row in rows)
         if key not in self._known:
             self._known[key] = {
                 component: ComponentState(
@@ -277,17 +268,17 @@ class _States:
                     version=version,
                     build=build,
                     digest=digest,
-                    requires=requires,
+                    requires=json.loads(requires),
                     data_schema=data_schema,
                 )
-                for _, component, version, build, digest, requires, data_schema in rows
+                for component, version, build, digest, data_schema, requires in key
             }
         return self._known[key]
 
 
-def _failures(session: Session, ids: DeviceIds) -> dict[tuple[str, str], int]:
-    """Return (device, digest) to the newest decision that led to a failure there."""
-    found: dict[tuple[str, str], int] = {}
+def _failures(session: Session, ids: DeviceIds) -> dict[str, dict[str, int]]:
+    """Return device to digest to the newest decision that led to a failure there."""
+    found: dict[str, dict[str, int]] = {}
     for source in (ReleaseRow, OtaRow):
         query = (
             select(AttemptRow.device_id, AttemptRow.digest, source.decision, AttemptRow.tried_order)
@@ -295,8 +286,15 @@ def _failures(session: Session, ids: DeviceIds) -> dict[tuple[str, str], int]:
             .where(col(AttemptRow.device_id).in_(ids), col(AttemptRow.outcome).in_(NO_SUCCESS))
         )
         for device_id, digest, number, tried_order in session.exec(query):
-            found[device_id, digest] = max(number, tried_order, found.get((device_id, digest), 0))
+            of = found.setdefault(device_id, {})
+            of[digest] = max(number, tried_order, of.get(digest, 0))
     return found
+
+
+def _columns(row: type[Row]) -> ReadOnlyColumnCollection[str, Column[Any]]:
+    """Return a table's columns: rows of them come without the cost of objects."""
+    columns: ReadOnlyColumnCollection[str, Column[Any]] = inspect(row).local_table.columns
+    return columns
 
 
 def _otas(session: Session, ids: DeviceIds, refs: dict[int, FirmwareRef]) -> dict[str, list[Ota]]:

@@ -10,8 +10,9 @@ from tests.support.fleet import Fleet
 
 def agent_why(device: Device) -> list[str]:
     """What `fleetlift-agent why` says at a device."""
-    command = [AGENT, "why", "--config", device.directory / "agent.toml"]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.splitlines()
+    command = [str(AGENT), "why", "--config", str(device.directory / "agent.toml")]
+    said = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
+    return str(said).splitlines()
 
 
 def test_a_plan_is_kept_by_a_push_and_refused_in_another_world(fleet: Fleet) -> None:
