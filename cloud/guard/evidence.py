@@ -109,13 +109,14 @@ TAKEN_BACK = "taken_back"
 class StratumEvidence:
     """What became of the devices of one hardware model that came from one version (None: from nothing).
 
-    Each device counts once, by its last attempt that was not cancelled: `started` = `under_way` + `proven` +
-    `succeeded` + failures + `transient` + `moved_on`. `succeeded` stood the soak, on the digest that booted; `proven`
-    booted it, and the soak is not over; `transient` are failures that say nothing of the firmware; `moved_on` took
-    another firmware since. `on_trial` are those of `under_way`, heard of lately, that restarted into it before the soak
-    of the open phase was over, and have yet to say how that went. `away` are those of `under_way`, and `quiet` those of
-    all that took it and did not fail, that were not heard of for long. `fresh_started` began since
-    `Memory.watched_from_ms`, of which `fresh_failed`.
+    Each device counts once, by its last attempt that was not cancelled (and as failed while it has contradicted a
+    success before and has not stood the soak since): `started` = `under_way` + `proven` + `succeeded` + failures +
+    `transient` + `moved_on`. `succeeded` stood the soak, on the digest that booted; `proven` booted it, and the soak is
+    not over; `transient` are failures that say nothing of the firmware; `moved_on` took another firmware since.
+    `on_trial` are those of `under_way`, heard of lately, that restarted into it before the soak of the open phase was
+    over, and have yet to say how that went. `away` are those of `under_way`, and `quiet` those of all that took it and
+    did not fail, that were not heard of for long. `fresh_started` began since `Memory.watched_from_ms`, of which
+    `fresh_failed`.
     """
 
     stratum: Stratum

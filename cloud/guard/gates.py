@@ -110,9 +110,9 @@ def judge_failures(gate: FailureGate, standing: Standing, evidence: Evidence) ->
     later = standing.phase
     if later and fresh.log_e(gate) >= log_bound(gate.false_stop_permille, 4 * later * (later + 1)):
         count = f"{fresh.failed} of {fresh.started} devices that began it in phase {later + 1} failed"
-        return Finding(gate="failures", then=gate.then, why=f"{count}{_reasons(going)}; {_rates(gate)}")
+        return Finding(gate="failures", then=gate.then, why=f"{count}{_reasons(going, fresh)}; {_rates(gate)}")
     if _is_over_cap(gate, total):
-        count = f"{total.failed} of {total.started} devices that began it failed{_reasons(going)}"
+        count = f"{total.failed} of {total.started} devices that began it failed{_reasons(going, total)}"
         why = f"{count}, at most {gate.max_failures} may"
         return Finding(gate="failures", then=gate.then, why=why)
     return None
@@ -219,15 +219,17 @@ def _is_over_cap(gate: FailureGate, count: _Count) -> bool:
 
 def _said(gate: FailureGate, strata: Sequence[StratumEvidence], memory: Memory) -> str:
     count = _sum(_count(it, memory) for it in strata)
-    return f"{count.failed} of {count.started} devices that began it failed{_reasons(strata)}; {_rates(gate)}"
+    return f"{count.failed} of {count.started} devices that began it failed{_reasons(strata, count)}; {_rates(gate)}"
 
 
-def _reasons(strata: Iterable[StratumEvidence]) -> str:
+def _reasons(strata: Iterable[StratumEvidence], count: _Count) -> str:
+    """Return why devices failed; with those before a resumption, which do not count any more, that is said."""
     found: Counter[Fingerprint] = Counter()
     for it in strata:
         found.update(it.failures)
     words = [f"{it.reason} in {it.phase}: {count}" for it, count in found.most_common(MAX_NAMED)]
-    return f" ({', '.join(words)})" if words else ""
+    in_all = "in all, " if found.total() > count.failed else ""
+    return f" ({in_all}{', '.join(words)})" if words else ""
 
 
 def _rates(gate: FailureGate | HealthGate) -> str:

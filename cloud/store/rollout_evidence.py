@@ -12,6 +12,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Integer, Select, and_, case, func, or_
 from sqlalchemy import cast as cast_column
 from sqlalchemy import select as select_columns
+from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
@@ -152,16 +153,17 @@ def _outcomes(scope: _Scope) -> Select[Any]:
     taken_back = and_(succeeded, col(AttemptRow.taken_back_at_ms).is_not(None))
     settled_at_ms = func.coalesce(col(AttemptRow.taken_back_at_ms), col(AttemptRow.settled_at_ms), 0)
     soaked = settled_at_ms <= scope.now_ms - 1000 * scope.policy.phases[scope.standing.phase].soak_s
+    flips_back = and_(_ever_taken_back(scope), or_(~succeeded, taken_back, ~soaked))
     kind = case(
+        (flips_back, "failed"),
         (col(AttemptRow.outcome).is_(None), "under_way"),
-        (taken_back, "failed"),
         (and_(succeeded, func.coalesce(col(ComponentRow.digest), "") != scope.digest), "moved_on"),
         (and_(succeeded, soaked), "succeeded"),
         (succeeded, "proven"),
         (col(AttemptRow.reason).in_(TRANSIENT), "transient"),
         else_="failed",
     )
-    reason = case((taken_back, TAKEN_BACK), else_=func.coalesce(col(AttemptRow.reason), ""))
+    reason = case((flips_back, TAKEN_BACK), else_=func.coalesce(col(AttemptRow.reason), ""))
     is_silent = and_(
         col(DeviceRow.online).is_(False), func.coalesce(col(DeviceRow.last_seen_at_ms), 0) < scope.quiet_before_ms
     )
@@ -190,6 +192,21 @@ def _outcomes(scope: _Scope) -> Select[Any]:
         )
         .where(col(AttemptRow.id).in_(last))
         .group_by(*columns)
+    )
+
+
+def _ever_taken_back(scope: _Scope) -> ColumnElement[bool]:
+    """Return the condition for a device to have contradicted a success at this release: trying again hides nothing."""
+    earlier = aliased(AttemptRow)
+    return (
+        select(earlier.id)
+        .where(
+            col(earlier.device_id) == col(AttemptRow.device_id),
+            col(earlier.source_id) == scope.release.id,
+            col(earlier.taken_back_at_ms).is_not(None),
+            col(earlier.tried_order) >= scope.standing.memory.retried_at,
+        )
+        .exists()
     )
 
 
