@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, overload
 
@@ -176,12 +176,16 @@ class Inquiry:
                     name = f"{release.release_id} v{release.label}"
                     self._partial.setdefault(component, {})[name] = (release.release_id, below)
 
-    def decided(self, kind: int, component: str) -> Iterator[Alike]:
-        """Yield the devices of a kind by their decisions about a component."""
+    def decided(self, kind: int, component: str, about: str | None = None) -> Iterator[Alike]:
+        """Yield the devices of a kind by their decisions about a component.
+
+        With `about`, a release as traces name it, those that it passes by are not told apart any further: their
+        decisions agree in why it does.
+        """
         parts = [(self._fleet.members[kind], Sides())]
         for other in self._looked_at_first(kind, component):
             parts = [(part, sides) for _, part, sides in self._split(kind, other, parts)]
-        for decision, part, _ in self._split(kind, component, parts):
+        for decision, part, _ in self._split(kind, component, parts, about):
             yield Alike(self._fleet.kinds[kind], decision, part)
 
     def _looked_at_first(self, kind: int, component: str) -> list[str]:
@@ -199,7 +203,7 @@ class Inquiry:
         return self._first[key]
 
     def _split(
-        self, kind: int, component: str, parts: list[tuple[array[int], Sides]]
+        self, kind: int, component: str, parts: list[tuple[array[int], Sides]], about: str | None = None
     ) -> Iterator[tuple[Decision, array[int], Sides]]:
         partial = self._partial.get(component, {})
         undecided = list(parts)
@@ -207,8 +211,8 @@ class Inquiry:
             part, sides = undecided.pop()
             decision = self._ask(kind, component, part[0], sides)
             known = {name for name, _ in sides}
-            looked_at = (step.subject for step in decision.trace if step.rule is Rule.PERCENTAGE)
-            name = next((it for it in looked_at if it in partial and it not in known), None) if partial else None
+            passed_by = about is not None and (about in known or about not in partial) and _passes_by(decision, about)
+            name = None if passed_by or not partial else _undecided(decision, partial, known)
             if name is None:
                 yield decision, part, sides
                 continue
@@ -226,6 +230,16 @@ class Inquiry:
             decision = select(device.facts, device.assignment, self._channels, component, now_ms=self._now_ms)
             self._answers[key] = decision
         return decision
+
+
+def _undecided(decision: Decision, partial: Container[str], known: Container[str]) -> str | None:
+    """Return the first release at whose coverage a decision looked that devices of the kind are not told apart by."""
+    looked_at = (step.subject for step in decision.trace if step.rule is Rule.PERCENTAGE)
+    return next((name for name in looked_at if name in partial and name not in known), None)
+
+
+def _passes_by(decision: Decision, release: str) -> bool:
+    return any(step.subject == release and not step.passed for step in decision.trace)
 
 
 def covered_places(release: NoticeRelease, now_ms: int) -> int:

@@ -125,11 +125,12 @@ def forecast(view: FleetView, candidate: NoticeRelease, group: str = EVERYONE) -
     def why(device: DeviceSituation, decision: Decision) -> Why | None:
         return _why_not_taken(device, decision, candidate, group)
 
+    name = f"{candidate.release_id} v{candidate.label}"
     members, others = Inquiry(fleet, channels, view.now_ms), Inquiry(fleet, {}, view.now_ms)
     fates = tuple(
         Fate(component, alike, why(alike.kind, alike.decision))
         for number, kind in enumerate(fleet.kinds)
-        for alike in (members if group in kind.assignment.groups else others).decided(number, component)
+        for alike in (members if group in kind.assignment.groups else others).decided(number, component, name)
     )
     return Forecast(
         fates=fates,
