@@ -10,7 +10,7 @@ from cloud.groups_query import MAX_QUERY
 from cloud.progress import DeviceProgress, Rollout, Stage, Verdict
 from cloud.values import MAX_APPROVALS, GroupMatch, GroupTrial, GroupView, ReleaseMetrics, ReleaseView
 from protocol.identity import MAX_INTEGER
-from protocol.manifest import MAX_HARDWARE_MODELS
+from protocol.manifest import MAX_HARDWARE_MODELS, MAX_SCHEMAS
 from protocol.values import MAX_GROUPS, Urgency
 
 MAX_IDS = 10_000
@@ -121,6 +121,8 @@ class FirmwareFacts(Document):
     size_bytes: Annotated[int, Field(strict=True, ge=1, le=MAX_INTEGER)]
     hardware_models: Models
     requires: dict[str, Any] = {}
+    data_schema: Annotated[int, Field(strict=True, ge=0, le=MAX_INTEGER)] = 0
+    reads_schemas: Annotated[tuple[int, ...], Field(max_length=MAX_SCHEMAS), FailFast()] = ()
 
 
 class NewRelease(Document):

@@ -174,6 +174,8 @@ def forecast_unpublished(server: Backend, draft: ReleaseDraft, facts: FirmwareFa
         size_bytes=facts.size_bytes,
         hardware_models=tuple(facts.hardware_models),
         requires=structure(facts.requires, Requirements),
+        data_schema=facts.data_schema,
+        reads_schemas=facts.reads_schemas,
     )
     candidate = NoticeRelease(
         release_id=draft.release_id or "",

@@ -175,6 +175,8 @@ def _outline(operator: Operator, package: Package) -> Json:
         "size_bytes": said.size_bytes,
         "hardware_models": list(said.hardware_models),
         "requires": {name: value for name, value in asdict(said.requires).items() if value},
+        "data_schema": said.data_schema,
+        "reads_schemas": list(said.reads_schemas),
     }
 
 
