@@ -37,7 +37,8 @@ class Quiet:
             new = (*went_quiet(through_ms), last_seen > row.value - after_ms)
             full = select(DeviceRow.last_seen_at_ms).where(*new).order_by(last_seen).offset(AT_ONCE - 1).limit(1)
             through_ms = min(through_ms, change.session.exec(full).first() or through_ms)
-            found = change.session.exec(select(DeviceRow).where(*new, last_seen <= through_ms).order_by(last_seen))
+            query = select(DeviceRow).where(*new, last_seen <= through_ms)
+            found = change.session.exec(query.order_by(last_seen, col(DeviceRow.id)))
             count = 0
             for count, device in enumerate(found, 1):  # noqa: B007 - it is returned
                 _note(change, device)

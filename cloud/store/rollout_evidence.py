@@ -9,7 +9,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Integer, Select, and_, case, func, or_
+from sqlalchemy import BigInteger, ColumnElement, Integer, Select, and_, case, func, or_
 from sqlalchemy import cast as cast_column
 from sqlalchemy import select as select_columns
 from sqlalchemy.orm import aliased
@@ -266,16 +266,18 @@ def _silence(scope: _Scope) -> Silence | None:
 
 def _health(scope: _Scope, gate: HealthGate) -> HealthEvidence:
     """Return how many devices report what a gate asks for, and how many are beyond its bound, on the digest and not."""
-    value: Any = col(HealthRow.gauges)[gate.gauge].as_integer() if gate.gauge else col(HealthRow.crashes)
+    gauge = cast_column(col(HealthRow.gauges)[gate.gauge].as_string(), BigInteger)
+    value: Any = gauge if gate.gauge else col(HealthRow.crashes)
+    runs = (col(HealthRow.digest) == scope.digest).label("runs")
     beyond = value > gate.at_most if gate.at_most is not None else value < gate.at_least
     query = (
-        select_columns(col(HealthRow.digest) == scope.digest, func.count(), func.sum(case((beyond, 1), else_=0)))
+        select_columns(runs, func.count(), func.sum(case((beyond, 1), else_=0)))
         .where(
             col(HealthRow.device_id).in_(scope.devices),
             col(HealthRow.component) == scope.release.component,
             value.is_not(None),
         )
-        .group_by(col(HealthRow.digest) == scope.digest)
+        .group_by(runs)
     )
     found = {bool(is_it): (count, int(many or 0)) for is_it, count, many in scope.session.execute(query)}
     (reporting, over), (others, others_over) = found.get(True, (0, 0)), found.get(False, (0, 0))

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, inspect
 
 from cloud.happenings import KINDS
 from cloud.store.store import Store
@@ -102,9 +102,8 @@ def _is_built(kind: str, said: str) -> bool:
 
 
 def test_no_column_of_the_database_is_made_for_a_secret(store: Store, url: str) -> None:
-    engine = create_engine(url)
-    with engine.connect() as connection:
-        columns = [row[1] for row in connection.execute(text("PRAGMA table_info(webhook)"))]
+    engine = create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+    columns = [column["name"] for column in inspect(engine).get_columns("webhook")]
     engine.dispose()
     assert {"name", "url", "why_disabled"} <= set(columns)
     assert not [name for name in columns if "secret" in name or "key" in name]

@@ -190,7 +190,10 @@ def test_devices_that_go_quiet_stop_it_and_a_night_does_not(store: Store, clock:
     assert "8 devices that took it went quiet for more than 600 s, and 0 of those that did not" in page.why
 
 
-def test_health_beyond_a_bound_stops_it_unless_the_others_are_no_better(store: Store, fleet: list[Device]) -> None:
+@pytest.mark.parametrize("hot", [90, 5_000_000_000])
+def test_health_beyond_a_bound_stops_it_unless_the_others_are_no_better(
+    store: Store, fleet: list[Device], hot: int
+) -> None:
     gates = Gates(health=(HealthGate(gauge="temperature", at_most=80),))
     made = plan(store, Policy(phases=(Phase(percentage=100, soak_s=SOAK_S),), gates=gates))
 
@@ -200,9 +203,9 @@ def test_health_beyond_a_bound_stops_it_unless_the_others_are_no_better(store: S
 
     for device in fleet[:20]:
         device.take("1.1.0", made.release_id)
-        say(device, 90)
+        say(device, hot)
     for device in fleet[20:]:
-        say(device, 90)
+        say(device, hot)
     store.rollouts.reconcile(made.release_id)
     assert status(store, made) is Status.RUNNING
     for device in fleet[20:]:
