@@ -1,4 +1,4 @@
-"""Fixtures for every test: brokers, child processes, and their logs in the report of a test that failed."""
+"""Fixtures for every test: brokers, a database server, child processes, their logs in a failed test's report."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,15 +6,18 @@ from pathlib import Path
 import pytest
 
 from tests.support.brokers import amqtt_broker, broker, mosquitto, require_mosquitto
+from tests.support.postgres import postgresql, require_postgresql
 from tests.support.processes import Processes
 
-__all__ = ["amqtt_broker", "broker", "mosquitto", "processes"]
+__all__ = ["amqtt_broker", "broker", "mosquitto", "postgresql", "processes"]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Hold the marker `broker` to its word."""
+    """Hold the markers `broker` and `postgresql` to their word."""
     if item.get_closest_marker("broker"):
         require_mosquitto()
+    if item.get_closest_marker("postgresql"):
+        require_postgresql()
 
 
 @pytest.fixture

@@ -15,12 +15,13 @@ from starlette.exceptions import HTTPException
 
 from cloud.artifacts import BlobTooLargeError, DigestMismatchError, StorageError
 from cloud.roles import ConflictingRoleError, TrustError
-from cloud.store.errors import ConflictError, InvalidError, NotFoundError, StoreError
+from cloud.store.errors import ConflictError, InvalidError, NotFoundError, StoreError, UnavailableError
 from protocol.errors import FleetliftError, ProtocolError, UserError
 
 _log = logging.getLogger(__name__)
 
 MAX_PROBLEMS: Final = 3
+POSTGRESQL_DISK_FULL: Final = "53100"  # PostgreSQL, "PostgreSQL Error Codes"
 _HTTP_CODES: Final = {
     HTTPStatus.NOT_FOUND: "no_such_page",
     HTTPStatus.METHOD_NOT_ALLOWED: "method_not_allowed",
@@ -46,6 +47,7 @@ class ApiError(FleetliftError):
 
 
 STATUSES: Final[Sequence[tuple[type[FleetliftError], HTTPStatus]]] = (
+    (UnavailableError, HTTPStatus.SERVICE_UNAVAILABLE),
     (NotFoundError, HTTPStatus.NOT_FOUND),
     (ConflictError, HTTPStatus.CONFLICT),
     (InvalidError, HTTPStatus.UNPROCESSABLE_ENTITY),
@@ -68,6 +70,7 @@ ANSWERS: Final[Mapping[int | str, dict[str, Any]]] = {
         HTTPStatus.CONFLICT,
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         HTTPStatus.UNPROCESSABLE_ENTITY,
+        HTTPStatus.SERVICE_UNAVAILABLE,
         HTTPStatus.INSUFFICIENT_STORAGE,
     )
 }
@@ -158,6 +161,8 @@ def _is_out_of_space(error: BaseException | None) -> bool:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
         if isinstance(error, sqlite3.Error) and error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+            return True
+        if getattr(error, "sqlstate", None) == POSTGRESQL_DISK_FULL:
             return True
         error = error.__cause__ or error.__context__
     return False

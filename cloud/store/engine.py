@@ -1,8 +1,8 @@
 """The database: one engine, one writer at a time, and the schema brought up to date when it is opened.
 
 SQLite runs in WAL mode with `synchronous=FULL`: what a method returned from is on the disk. Changes take turns on a
-lock of this process, then on the database's own (`BEGIN IMMEDIATE`); reads see one snapshot and wait for nobody.
-Nothing here or in the rooms is SQLite's own but the pragmas, so that another database can take its place.
+lock of this process, then on the database's own (`BEGIN IMMEDIATE`, or PostgreSQL's advisory lock); reads see one
+snapshot and wait for nobody. What is one database's own is here and in `cloud.store.postgresql`; the rooms know none.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlmodel import Session
 
 from cloud.models import CounterRow
-from cloud.store.errors import StoreError
+from cloud.store.errors import StoreError, UnavailableError
+from cloud.store.postgresql import WRITING, postgresql_engines
 
 BUSY_TIMEOUT_MS: Final = 10_000
 POOL_SIZE: Final = 32
 MIGRATIONS: Final = Path(__file__).parent.parent / "migrations"
-_WRITING: Final = "fleetlift_writing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +56,16 @@ class Change:
 class Database:
     """An open database and the clock that stamps its rows."""
 
-    def __init__(self, engine: Engine, now: Callable[[], float]) -> None:
+    def __init__(self, engine: Engine, writing_engine: Engine, now: Callable[[], float]) -> None:
         self._engine = engine
-        self._writing_engine = engine.execution_options(**{_WRITING: True})
+        self._writing_engine = writing_engine
         self._now = now
         self._one_writer = threading.Lock()
 
     @classmethod
     def open(cls, url: str, now: Callable[[], float]) -> Self:
         """Open, migrate and return the database; raises StoreError."""
-        database = cls(_engine(url), now)
+        database = cls(*_engines(url), now)
         try:
             with database._writing_engine.begin() as connection:
                 _migrate(connection, url)
@@ -88,11 +88,22 @@ class Database:
     @contextmanager
     def changing(self) -> Iterator[Change]:
         """One transaction that changes rows: all of it happens, or nothing (and the error goes on to the caller)."""
+        ended = False
         try:
             with self._one_writer, Session(self._writing_engine, expire_on_commit=False) as session, session.begin():
+                session.connection()  # waits for its turn: its time is not before that of the change before it
                 yield Change(session, self.now_ms())
+                session.flush()
+                ended = True
         except SQLAlchemyError as error:
-            raise StoreError(f"the database refused a change: {_first_line(error)}; nothing was changed") from error
+            lost = _is_lost(error)
+            if ended and lost:
+                raise UnavailableError(
+                    f"the database was lost while a change was being stored: {_first_line(error)}; look whether it was "
+                    "made before trying again"
+                ) from error
+            kind, what = (UnavailableError, "was not reached for") if lost else (StoreError, "refused")
+            raise kind(f"the database {what} a change: {_first_line(error)}; nothing was changed") from error
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -101,16 +112,30 @@ class Database:
             with Session(self._engine, expire_on_commit=False) as session:
                 yield session
         except SQLAlchemyError as error:
-            raise StoreError(f"the database could not be read: {_first_line(error)}") from error
+            kind = UnavailableError if _is_lost(error) else StoreError
+            raise kind(f"the database could not be read: {_first_line(error)}") from error
 
 
-def _engine(url: str) -> Engine:
+def _engines(url: str) -> tuple[Engine, Engine]:
+    """Return what reads and what writes."""
     try:
         parsed = make_url(url)
     except ArgumentError:
         raise StoreError("the database URL cannot be read; one looks like sqlite:////var/lib/fleetlift.db") from None
-    if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, pool_size=POOL_SIZE)
+    match parsed.get_backend_name():
+        case "sqlite":
+            engine = _sqlite(parsed, url)
+            return engine, engine.execution_options(**{WRITING: True})
+        case "postgresql":
+            return postgresql_engines(parsed, POOL_SIZE)
+        case other:
+            raise StoreError(
+                f"{other!r:.40} is no database that is known here; one looks like sqlite:////var/lib/fleetlift.db or "
+                "postgresql://user@host/database"
+            )
+
+
+def _sqlite(parsed: URL, url: str) -> Engine:
     if not parsed.database or parsed.database == ":memory:":
         raise StoreError(
             "a store in memory would forget everything; give a file, as in sqlite:////var/lib/fleetlift.db"
@@ -142,7 +167,7 @@ def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    writing = connection.get_execution_options().get(_WRITING, False)
+    writing = connection.get_execution_options().get(WRITING, False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 
 
@@ -165,6 +190,11 @@ def _migrate(connection: Connection, url: str) -> None:
 
 def _shown(url: str) -> str:
     return make_url(url).render_as_string(hide_password=True)
+
+
+def _is_lost(error: SQLAlchemyError) -> bool:
+    """Whether the connection broke, or none could be made: that has no statement."""
+    return isinstance(error, DBAPIError) and (error.connection_invalidated or error.statement is None)
 
 
 def _first_line(error: BaseException) -> str:

@@ -4,6 +4,7 @@ StoreError                  the database cannot be used, or was asked for someth
 ├── InvalidError            a value that is not one: a percentage of 0, a name that is no id (exit 2, HTTP 422)
 ├── NotFoundError           no such product, group, device, firmware, release (exit 1, HTTP 404)
 ├── ConflictError           it exists already, or the state of things forbids it (exit 5, HTTP 409)
+├── UnavailableError        the database cannot be reached now; it may be later (exit 1, HTTP 503)
 └── RefusedError            a device is not let in; its `code` says why (HTTP 403, mostly)
 """
 
@@ -34,6 +35,12 @@ class ConflictError(StoreError):
     """It exists already, or the state of things forbids it; nothing was changed."""
 
     code = "conflict"
+
+
+class UnavailableError(StoreError):
+    """The database cannot be reached now."""
+
+    code = "database_unavailable"
 
 
 class RefusedError(StoreError):

@@ -67,7 +67,9 @@ class Store:
 
     @classmethod
     def open(cls, url: str, now: Callable[[], float]) -> Self:
-        """Open the database at `url` (`sqlite:////absolute/path.db`), making or migrating its schema.
+        """Open the database at `url`, making or migrating its schema.
+
+        It is `sqlite:////absolute/path.db` or `postgresql://user@host/name`.
 
         `now` gives seconds since 1970 (`time.time`). Raises StoreError if the database cannot be opened, or was
         written by a newer version; it is not changed then.

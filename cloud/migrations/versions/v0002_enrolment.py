@@ -10,6 +10,9 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
+# Byte by byte, as SQLite sorts: an order that a new version of a locale changes breaks indexes.
+_TEXT = sa.String().with_variant(sa.String(collation="C"), "postgresql")
+
 
 def upgrade() -> None:
     """Make the tables, and the device's new column."""
@@ -62,7 +65,7 @@ def downgrade() -> None:
 
 
 def _text(name: str, *, nullable: bool = False) -> sa.Column[Any]:
-    return sa.Column(name, sa.String(), nullable=nullable)
+    return sa.Column(name, _TEXT, nullable=nullable)
 
 
 def _big(name: str, *, nullable: bool = False) -> sa.Column[Any]:

@@ -10,10 +10,13 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
+# Byte by byte, as SQLite sorts: an order that a new version of a locale changes breaks indexes.
+_TEXT = sa.String().with_variant(sa.String(collation="C"), "postgresql")
+
 _EMPTY_OBJECT, _EMPTY_LIST = "{}", "[]"
 _COLUMNS: dict[str, tuple[tuple[str, Any, Any], ...]] = {
     "product": (("base_only", sa.Boolean(), sa.false()), ("approvals", sa.Integer(), "0")),
-    "device": (("timezone", sa.String(), ""), ("noted_attributes", sa.JSON(), _EMPTY_OBJECT)),
+    "device": (("timezone", _TEXT, ""), ("noted_attributes", sa.JSON(), _EMPTY_OBJECT)),
     "device_component": (("requires", sa.JSON(), _EMPTY_OBJECT), ("data_schema", sa.BigInteger(), "0")),
     "firmware": (("reads_schemas", sa.JSON(), _EMPTY_LIST),),
     "release": (("terms", sa.JSON(), _EMPTY_OBJECT),),
@@ -171,7 +174,7 @@ def _make_events() -> None:
 
 
 def _text(name: str, *, nullable: bool = False) -> sa.Column[Any]:
-    return sa.Column(name, sa.String(), nullable=nullable)
+    return sa.Column(name, _TEXT, nullable=nullable)
 
 
 def _big(name: str, *, nullable: bool = False) -> sa.Column[Any]:

@@ -1,10 +1,12 @@
-"""A store on a real SQLite file, and devices that speak to it: what the store's tests stand on."""
+"""A store on a real database, and devices that speak to it: what the store's tests stand on."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+
+import pytest
 
 from cloud.fleet import HelloAnswer
 from cloud.store.store import Store
@@ -28,6 +30,11 @@ MODEL = "pi4"
 ANN = "ann"
 """The operator who decides everything here."""
 START_S = 1_700_000_000.0
+ON_SQLITE = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+"""For a test that looks into the file, or that is too long to be run on both."""
+ON_POSTGRESQL = pytest.mark.parametrize(
+    "url", [pytest.param("postgresql", marks=pytest.mark.postgresql)], indirect=True
+)
 
 
 class Clock:

@@ -18,7 +18,7 @@ from cloud.pki.requests import CertificateError
 from cloud.store.errors import ConflictError, InvalidError, NotFoundError, RefusedError
 from cloud.store.store import Store
 from cloud.values import OutboxKind
-from tests.cloud.store.fleets import ANN, MODEL, PRODUCT, Clock
+from tests.cloud.store.fleets import ANN, MODEL, ON_SQLITE, PRODUCT, Clock
 
 DAY_S = 24 * 3600
 
@@ -101,6 +101,7 @@ def test_a_token_makes_a_device_known_once(store: Store, enrol: Enrol) -> None:
     assert not access_marked(store)
 
 
+@ON_SQLITE
 def test_a_token_is_kept_by_its_hash_alone(store: Store, enrol: Enrol, url: str) -> None:
     secret = "Kx3fQ9wZ1r8sT5uV7yB2cA"
     add(store, secret)

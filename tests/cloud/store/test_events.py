@@ -9,7 +9,7 @@ from cloud.store.errors import ConflictError
 from cloud.store.store import Store
 from cloud.values import ReleasePatch
 from protocol.phases import Outcome, Phase, Reason
-from tests.cloud.store.fleets import ANN, PRODUCT, Clock, digest_of, join, release
+from tests.cloud.store.fleets import ANN, ON_SQLITE, PRODUCT, Clock, digest_of, join, release
 
 DAY_MS = 86_400_000
 
@@ -146,6 +146,7 @@ def test_old_events_go_in_batches_and_their_numbers_never_come_again(
     assert left.number == 10
 
 
+@ON_SQLITE
 def test_a_timeline_is_read_by_its_index(store: Store, url: str) -> None:
     release(store, "1.1.0")
     with sqlite3.connect(url.removeprefix("sqlite:///")) as database:

@@ -19,6 +19,7 @@ from tests.cloud.store.fleets import (
     ANN,
     HAPPY,
     MODEL,
+    ON_SQLITE,
     PRODUCT,
     Device,
     channel,
@@ -191,6 +192,7 @@ def test_who_is_connected_is_counted_per_product(store: Store) -> None:
     assert store.metrics.online() == {PRODUCT: (1, 2)}
 
 
+@ON_SQLITE
 def test_the_metrics_of_a_hundred_thousand_devices_are_there_at_once(store: Store) -> None:
     """The rows are put in by hand, as their journals would have made them: 100 000 devices, 200 000 attempts."""
     first, second = release(store, "1.1.0"), release(store, "1.2.0")

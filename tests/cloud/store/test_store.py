@@ -19,7 +19,7 @@ from cloud.store.errors import NotFoundError, StoreError
 from cloud.store.store import Store
 from cloud.values import OutboxItem, OutboxKind
 from protocol.phases import Outcome
-from tests.cloud.store.fleets import ANN, HAPPY, PRODUCT, Clock, Device, join, release
+from tests.cloud.store.fleets import ANN, HAPPY, ON_SQLITE, PRODUCT, Clock, Device, join, release
 from tests.cloud.store.reporting import ATTEMPTS, DEVICES, entries_of
 
 # Turns and snapshots
@@ -147,6 +147,7 @@ def test_all_is_there_when_the_store_is_opened_again(store: Store, url: str, clo
         assert everything(again) == before
 
 
+@ON_SQLITE
 @pytest.mark.parametrize("reports_before_the_end", [1, 40, 101])
 def test_a_kill_in_the_middle_of_reports_loses_nothing_and_doubles_nothing(
     store: Store, url: str, reports_before_the_end: int
@@ -190,6 +191,7 @@ def test_a_kill_in_the_middle_of_reports_loses_nothing_and_doubles_nothing(
     assert_whole(url)
 
 
+@ON_SQLITE
 def test_a_full_disk_refuses_a_change_with_a_sentence_and_loses_nothing(store: Store) -> None:
     (device,) = join(store, "pi-1")
     entries = device.steps("1.1.0", "rel-x", *HAPPY)
@@ -223,6 +225,7 @@ def assert_whole(url: str) -> None:
     connection.close()
 
 
+@ON_SQLITE
 def test_sqlite_is_set_up_to_keep_what_it_was_given(store: Store) -> None:
     with store._database.reading() as session:
         settings = {
@@ -274,6 +277,7 @@ def test_each_decision_is_recorded_with_who_and_what_and_chained(store: Store, c
     assert_unbroken(store)
 
 
+@ON_SQLITE
 def test_a_row_that_was_changed_shows(store: Store, url: str) -> None:
     connection = sqlite3.connect(url.removeprefix("sqlite:///"))
     with connection:
@@ -326,6 +330,7 @@ def test_the_outbox_gives_the_oldest_first(store: Store) -> None:
 # Opening
 
 
+@ON_SQLITE
 def test_a_database_of_a_newer_version_is_refused_and_left_alone(store: Store, url: str, clock: Clock) -> None:
     store.close()
     path = Path(url.removeprefix("sqlite:///"))
@@ -350,6 +355,14 @@ def test_a_database_of_a_newer_version_is_refused_and_left_alone(store: Store, u
         ("sqlite://", "a store in memory would forget everything"),
         ("no url", "the database URL cannot be read"),
         ("sqlite:////nonexistent/dir/x.db", "No such file or directory: /nonexistent/dir/x.db"),
+        ("mysql://ann@localhost/fleetlift", "'mysql' is no database that is known here"),
+        ("postgresql+psycopg2://ann@/fleetlift", r"'postgresql\+psycopg2' is not spoken here"),
+        ("postgresql://ann@/fleetlift?password=secret", "is shown in logs; name a file"),
+        ("postgresql://ann@db.example/fleetlift", "only over TLS, with its certificate checked"),
+        ("postgresql://ann@db.example/fleetlift?sslmode=require", "add .sslmode=verify-full&sslrootcert="),
+        ("postgresql://ann@/fleetlift?host=/run/x&host=db.example:5432", "only over TLS"),
+        ("postgresql://ann@/fleetlift?host=127.0.0.1,db.example", "only over TLS"),
+        ("postgresql://ann@/fleetlift?service=fleet", "only over TLS"),
     ],
 )
 def test_what_is_no_database_is_refused_with_a_sentence(url: str, said: str, clock: Clock) -> None:
@@ -366,6 +379,7 @@ def test_a_file_that_is_no_database_is_left_alone(tmp_path: Path, clock: Clock) 
     assert path.read_text() == "not a database\n" * 1000
 
 
+@ON_SQLITE
 def test_the_database_is_for_its_owner_alone(store: Store, url: str) -> None:
     path = Path(url.removeprefix("sqlite:///"))
     for file in (path, *path.parent.glob(f"{path.name}-*")):
