@@ -105,6 +105,7 @@ class StorageSettings(_Section):
     """Where the server keeps things; relative paths are relative to the settings file's directory."""
 
     database: str = "fleetlift.db"
+    """A file (SQLite), or the URL of a PostgreSQL database, postgresql://user@host/name."""
     blobs: str = "blobs"
     metadata: str = "metadata"
     keys: str = "keys"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 import click
 
@@ -66,10 +67,14 @@ names = {names}
 # reload_command = ["systemctl", "reload", "mosquitto"]
 # topic_root = "fleetlift/v1"
 
+[storage]
+{database_line}
+
 [devices]
 joining = {joining}                         # "open": a device registers itself by its first word
 # renewal_grace_days = 90                   how long after its end a certificate still gets the next one
 """
+DATABASE_LINE: Final = '# database = "postgresql://fleetlift@/fleetlift?host=/run/postgresql"    without it a file'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +90,7 @@ class Plan:
     cloud_port: int | None = None
     product: str | None = None
     hardware: tuple[str, ...] = ()
+    database: str | None = None
 
     @property
     def tls(self) -> bool:
@@ -101,6 +107,7 @@ class Plan:
 @click.option("--broker", metavar="URL", help="What devices reach a broker by that runs by itself, mqtts://host:port.")
 @click.option("--broker-port", type=click.IntRange(0, 65535), default=DEFAULT_BROKER_PORT, help="For devices.")
 @click.option("--cloud-port", type=click.IntRange(0, 65535), help="The broker's port for the server itself.")
+@click.option("--database", metavar="URL", help="An empty PostgreSQL database, postgresql://user@host/name.")
 @click.option("--plain", is_flag=True, help="Without TLS, for this machine alone.")
 @passphrase_option
 @no_passphrase_option
@@ -116,6 +123,7 @@ def init(
     broker: str | None,
     broker_port: int,
     cloud_port: int | None,
+    database: str | None,
     plain: bool,
 ) -> None:
     """Make a home: keys, metadata, certificates, token, settings, and what the broker needs.
@@ -134,6 +142,7 @@ def init(
             cloud_port=cloud_port,
             product=product,
             hardware=hardware,
+            database=database,
         ),
         operator.output.warn,
     )
@@ -178,10 +187,24 @@ def check_plan(plan: Plan) -> None:
             check_name(name)
         if plan.broker:
             check_encrypted(plan.broker)
+        if plan.database:
+            _check_database(plan.database)
     except (ProtocolError, ValueError) as error:
         raise UserError(f"{error}. Nothing was made.") from None
     if not plan.tls and not is_loopback(plan.host):
         raise UserError(f"without TLS the server listens on loopback alone, not on {plan.host}. Nothing was made.")
+
+
+def _check_database(url: str) -> None:
+    """Raise ValueError for what is no PostgreSQL's address, or says a secret where everybody sees it."""
+    parts = urlsplit(url)
+    if parts.scheme != "postgresql" or not parts.path.strip("/"):
+        raise ValueError("--database is not postgresql://user@host/name")
+    if parts.password is not None:
+        raise ValueError(
+            "a password on a command line is seen by everybody on this machine; write it to a file that is yours "
+            "alone, as a line host:port:database:user:password, and add ?passfile=/path to the URL"
+        )
 
 
 def make_home(home: Home, plan: Plan, passphrases: Passphrases | None = None) -> None:
@@ -219,16 +242,23 @@ def _fill(home: Home, plan: Plan, final: Home, passphrases: Passphrases | None) 
     if plan.tls:
         secure(home, settings, final)
     token = secrets.token_urlsafe(TOKEN_BYTES)
+    write_durably(home.token_file, f"{token}\n".encode())
+    write_durably(home.context_file, _context_text(plan).encode())
+    delegation = keyring.delegate(plan.product) if plan.product else None
+    artifacts = Artifacts(home.storage_path(settings.storage.blobs))
+    # The database comes last: what fails before leaves nothing in one that is not a file of this home.
     with Store.open(database_url(home, settings), time.time) as store:
+        if store.audit.rows(limit=1):
+            raise UserError(
+                "the database is another home's already. Nothing was made, and what it holds is as it was; name an "
+                "empty one (one that an `init` left half filled is dropped by DROP DATABASE).",
+                exit_code=5,
+            )
         store.tokens.add(TOKEN_NAME, hash_token(token), by="init")
-        if plan.product:
-            delegation = keyring.delegate(plan.product)
-            artifacts = Artifacts(home.storage_path(settings.storage.blobs))
+        if plan.product and delegation:
             Intake(store, repository, artifacts).create_product(
                 plan.product, plan.hardware, delegation.targets, delegation.role, by="init"
             )
-    write_durably(home.token_file, f"{token}\n".encode())
-    write_durably(home.context_file, _context_text(plan).encode())
     for path in (home.root, home.cloud, home.broker, home.operator):
         sync_directory(path)
 
@@ -256,6 +286,7 @@ def _settings_text(plan: Plan) -> str:
         tls=json.dumps(plan.tls),
         names=json.dumps(list(plan.names)),
         broker_lines="\n".join(_broker_lines(plan)),
+        database_line=f"database = {json.dumps(plan.database)}" if plan.database else DATABASE_LINE,
         joining=json.dumps("known" if plan.tls else "open"),
     )
 

@@ -28,6 +28,7 @@ from tests.support.brokers import free_port
 from tests.support.devices import AGENT, COMPONENT, TAKE_TIMEOUT_S, Device
 from tests.support.images import Image, Images
 from tests.support.mqtt import Peer
+from tests.support.postgres import Cluster
 from tests.support.processes import Processes, wait_until
 
 __all__ = ["AGENT", "COMPONENT", "TAKE_TIMEOUT_S", "Device", "Fleet", "bucket", "open_fleet"]
@@ -45,6 +46,8 @@ class Fleet:
     office: Office
     images: Images
     devices: list[Device] = field(default_factory=list)
+    postgresql: tuple[Cluster, str] | None = None
+    """Where the cloud's database is, and its name there; None: in a file of the home."""
 
     @property
     def http(self) -> httpx.Client:
@@ -159,7 +162,11 @@ class Fleet:
             assert not device.has_ended(), f"the agent of {device.device_id} ended"
 
     def query(self, statement: str, *values: object) -> list[dict[str, Any]]:
-        """Query the cloud's database, which only the server writes."""
+        """Query the cloud's database, which only the server writes; JSON comes as its text."""
+        if self.postgresql is not None:
+            cluster, name = self.postgresql
+            rows = cluster.run(statement.replace("?", "%s"), *values, database=name)
+            return [{k: json.dumps(v) if isinstance(v, dict | list) else v for k, v in row.items()} for row in rows]
         with read_only(self.office.home / "cloud" / "fleetlift.db") as database:
             return [dict(row) for row in database.execute(statement, values)]
 
@@ -285,19 +292,21 @@ class Fleet:
         return Processes(self.directory, shown).logs() + f"\n--- broker ---\n{self.broker.log_tail(40)}"
 
 
-def open_fleet(directory: Path, images: Images) -> Fleet:
+def open_fleet(directory: Path, images: Images, postgresql: Cluster | None = None) -> Fleet:
     """Make a home for the product `thermostat`, start a Mosquitto and the server; close it."""
+    database = None if postgresql is None else (postgresql, postgresql.create())
     (directory / "logs").mkdir()
     home, broker_port, cloud_port = Home(directory / "home"), free_port(), free_port()
     office = Office(directory, Processes(directory / "logs"), free_port(), broker_port)
     office.call(
         *("init", "--product", PRODUCT, "--hardware", MODEL, "--port", office.port),
         *("--broker", f"mqtts://127.0.0.1:{broker_port}", "--cloud-port", cloud_port),
+        *(("--database", database[0].url(database[1])) if database else ()),
     )
     broker = secured_broker(home, broker_port, cloud_port)
     broker.start()
     office.serve()
-    return Fleet(directory, broker, office, images)
+    return Fleet(directory, broker, office, images, postgresql=database)
 
 
 def secured_broker(home: Home, broker_port: int, cloud_port: int) -> EmbeddedBroker:
