@@ -72,7 +72,7 @@ def test_a_device_is_locked_and_unlocked(office: Office) -> None:
         said = office.call("device", "lock", "lock-1", "4.4.0").out
         assert "lock-1 is locked to app 4.4.0" in said
         assert office.json("device", "list")[0]["device_id"]
-        assert "app: take 4.4.0" in office.call("device", "why", "lock-1").out
+        assert "app: 4.4.0 is to be taken, by a lock of this device" in office.call("device", "why", "lock-1").out
         assert office.json("device", "unlock", "lock-1")["pins"] == []
         refusal(office, "device", "unlock", "lock-1", code=1)
 

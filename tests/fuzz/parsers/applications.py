@@ -56,6 +56,14 @@ class _Handler:
         self.consent(component)
         return []
 
+    def data_synced(self, synced: bool) -> None:
+        assert isinstance(synced, bool)
+
+    def gauge(self, name: str, value: int, component: str | None) -> None:
+        assert isinstance(name, str)
+        assert isinstance(value, int)
+        self.consent(component)
+
     def holds_changed(self, holds: tuple[Hold, ...]) -> None:
         assert len(holds) <= 64 * 64
 
