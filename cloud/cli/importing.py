@@ -13,7 +13,7 @@ from cloud.cli.render import Column, plural, shown
 from protocol.errors import UserError
 
 AT_ONCE: Final = 200
-"""Devices of one request: the server is kept from nothing else for longer than a second or two."""
+"""Devices of one request, and of one transaction: other changes wait for so long."""
 COLUMNS = (
     Column("new", "new", justify="right"),
     Column("changed", "changed", justify="right"),
