@@ -1,5 +1,8 @@
 """Watching a release: right for few devices at once, and cheap for many, however many watch."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 from sqlalchemy import event, insert
 
@@ -9,11 +12,18 @@ from cloud.store.store import Store
 from cloud.values import ReleasePatch
 from cloud.watching import Sparing, Watching
 from protocol.phases import Outcome, Phase, Reason
-from tests.cloud.store.conftest import clock, furnished, store, url
+from tests.cloud.store.conftest import clock, furnished, store
 from tests.cloud.store.fleets import ANN, MODEL, PRODUCT, digest_of, join, release
 
 __all__ = ["clock", "furnished", "store", "url"]
 MANY = 3000
+
+
+@pytest.fixture
+def url(furnished: Path, tmp_path: Path) -> str:
+    """A copy of the furnished database: what is tested here is the same on every kind of database."""
+    shutil.copy(furnished, tmp_path / "fleetlift.db")
+    return f"sqlite:///{tmp_path / 'fleetlift.db'}"
 
 
 class Stopwatch:

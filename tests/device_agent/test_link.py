@@ -51,7 +51,10 @@ def test_messages_go_both_ways_and_a_failing_handler_ends_nothing(broker: Embedd
         peer.publish(TOPICS.chunks("a" * 64), b"chunk", qos=0)
         assert owner.receive() == (TOPICS.chunks("a" * 64), b"chunk")
         assert owner.link.publish(TOPICS.up("dev-1", "state"), b"state")
-        assert peer.receive() == (TOPICS.up("dev-1", "state"), b"state")
+        heard = peer.receive()
+        if heard == (PRESENCE, ONLINE):  # retained and live, if it was told at the moment of the subscription
+            heard = peer.receive()
+        assert heard == (TOPICS.up("dev-1", "state"), b"state")
         assert owner.link.unsubscribe([TOPICS.chunks("a" * 64)]) is True
         assert owner.link.subscribe({"late": 1}) is True
 

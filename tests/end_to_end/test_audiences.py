@@ -32,16 +32,18 @@ def test_a_device_whose_attribute_changes_joins_the_group_and_takes_its_release(
     move(mover, "bonn", "berlin")
     mover.expect(image)
     fleet.expect_outcome(mover, image)
-    late = fleet.join("late-1", "--attribute", "site=berlin", product=product, image=base)
+    late = fleet.enrol("berlin-late", "--attribute", "site=berlin", product=product, image=base)
+    late.start()
+    fleet.expect_online(late)
     late.expect(image)
     fleet.expect_outcome(late, image)
     fleet.push(general, "--product", product, "--immediate")
     fleet.settle(mover, late)
     fleet.expect_moves(mover, image)
-    assert fleet.json("group", "show", "berlin", "--product", product)["members"] == ["late-1", "mover-1"]
+    assert fleet.json("group", "show", "berlin", "--product", product)["members"] == ["berlin-late", "mover-1"]
     assert (
         "none is put in or taken out by hand"
-        in fleet.call("group", "remove", "berlin", "late-1", "--product", product, expect=5).err
+        in fleet.call("group", "remove", "berlin", "berlin-late", "--product", product, expect=5).err
     )
     fleet.call("group", "where", "berlin", 'attributes.site == "nowhere"', "--product", product)
     mover.expect(general)

@@ -17,13 +17,16 @@ def agent_why(device: Device) -> list[str]:
 
 def test_a_plan_is_kept_by_a_push_and_refused_in_another_world(fleet: Fleet) -> None:
     base, new = fleet.images.thermostat("61.0.0"), fleet.images.thermostat("61.0.1")
-    devices = [fleet.join(f"plan-{number}", image=base) for number in range(2)]
+    devices = [fleet.join(f"preflight-{number}", image=base) for number in range(2)]
     group = fleet.group("planned", *devices)
 
     told = fleet.json("release", "plan", new.path, "--group", group, "--immediate")
 
     assert told["counts"] == {"takes": 2}
-    assert [(it["device_id"], it["verdict"]) for it in told["devices"]] == [("plan-0", "takes"), ("plan-1", "takes")]
+    assert [(it["device_id"], it["verdict"]) for it in told["devices"]] == [
+        ("preflight-0", "takes"),
+        ("preflight-1", "takes"),
+    ]
     assert told["bytes"]["over_the_air_bytes"] == 2 * new.size_bytes
     assert told["bytes"]["from_cloud_bytes"] == new.size_bytes
     assert (told["finish"]["online"], told["finish"]["away"]) == (2, 0)
@@ -31,13 +34,13 @@ def test_a_plan_is_kept_by_a_push_and_refused_in_another_world(fleet: Fleet) -> 
     assert told["plan_hash"] in said
     assert not fleet.query("SELECT * FROM firmware WHERE version = ?", new.version), "a plan signs and sends nothing"
 
-    fleet.call("group", "remove", group, "plan-1")
+    fleet.call("group", "remove", group, "preflight-1")
     words = ("--group", group, "--immediate", "--plan", told["plan_hash"])
     refused = fleet.call("release", "push", new.path, *words, "--yes", expect=5).err
     assert "takes was 2 and is 1" in refused
     assert not fleet.query("SELECT * FROM firmware WHERE version = ?", new.version), "refused before it is signed"
 
-    fleet.call("group", "add", group, "plan-1")
+    fleet.call("group", "add", group, "preflight-1")
     page = fleet.push(new, *words)
     assert page["release"]["release_id"] == told["release_id"]
     for device in devices:

@@ -114,13 +114,13 @@ def test_a_locked_device_stays_and_follows_again_when_it_is_unlocked(fleet: Flee
 
 def test_locking_to_another_version_moves_the_device_there_at_once(fleet: Fleet) -> None:
     base, image = fleet.images.thermostat("1.0.0"), fleet.images.thermostat("16.7.0")
-    device = fleet.join("moved-1", image=base)
+    device = fleet.join("relocked-1", image=base)
     group = fleet.group("moved", device)
     fleet.push(base, "--group", group)
     fleet.call("firmware", "upload", image.path)
-    fleet.call("device", "lock", "moved-1", "16.7.0")
+    fleet.call("device", "lock", "relocked-1", "16.7.0")
     device.expect(image)
     fleet.expect_outcome(device, image)
     assert fleet.attempts(device)[0]["via"] == "pin"
-    assert "9.8.7" in fleet.call("device", "lock", "moved-1", "9.8.7", expect=1).err
-    assert fleet.json("device", "show", "moved-1")["pins"][0]["version"] == "16.7.0"
+    assert "9.8.7" in fleet.call("device", "lock", "relocked-1", "9.8.7", expect=1).err
+    assert fleet.json("device", "show", "relocked-1")["pins"][0]["version"] == "16.7.0"

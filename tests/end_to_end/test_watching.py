@@ -61,11 +61,11 @@ def test_a_bad_release_ends_watching_with_one_and_its_troubles_are_in_its_timeli
 
 
 def test_watching_what_does_not_move_ends_with_three(fleet: Fleet) -> None:
-    device = fleet.enrol("absent-1")
+    device = fleet.enrol("unstarted-1")
     group = fleet.group("absent", device)
     fleet.push(fleet.images.thermostat("31.2.0"), "--group", group)
     watched = fleet.call("release", "status", "v1", "--group", group, "--watch", "--timeout", "1s", expect=3)
-    assert "1 still open (absent-1)" in watched.out
+    assert "1 still open (unstarted-1)" in watched.out
     assert "after 1 s" in watched.out
 
 
