@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 from cloud.api.backend import Actor, Backend, Server
 from cloud.api.documents import Document
 from cloud.guard.evidence import HealthEvidence, StratumEvidence
+from cloud.guard.guarding import soaked_at_ms
 from cloud.guard.planning import coverage
 from cloud.guard.policy import Gates, Phase
 from cloud.guard.sequential import MILLION, log_bound, silence_evidence
@@ -132,7 +133,7 @@ def advance_rollout(server: Server, actor: Actor, release_id: str) -> RolloutPag
 def page(server: Backend, view: RolloutView) -> RolloutPage:
     """Return a rollout as the API answers it."""
     policy, standing, evidence = view.policy, view.standing, view.evidence
-    phase, memory = policy.phases[standing.phase], standing.memory
+    memory = standing.memory
     gate = policy.gates.silence
     return RolloutPage(
         release=view.release,
@@ -142,7 +143,7 @@ def page(server: Backend, view: RolloutView) -> RolloutPage:
         phase=standing.phase + 1,
         phases=policy.phases,
         phase_began_at_ms=standing.phase_began_at_ms,
-        soaked_at_ms=standing.phase_began_at_ms + 1000 * (memory.ramp_s + phase.soak_s),
+        soaked_at_ms=soaked_at_ms(policy, standing),
         covered_percent=_covered(view),
         hold_back=policy.hold_back,
         gates=policy.gates,
