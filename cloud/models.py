@@ -292,7 +292,7 @@ class EntryRow(Row, table=True):
 
 
 class AuditRow(Row, table=True):
-    """One decision; `before` and `after` are canonical JSON, exactly as hashed."""
+    """One decision; `before`, `after` and `origin` are canonical JSON, exactly as hashed. Old rows have no `origin`."""
 
     __tablename__ = "audit"
     number: int = Field(sa_column=Column(BigNumber, primary_key=True, autoincrement=False))
@@ -302,16 +302,25 @@ class AuditRow(Row, table=True):
     subject: str = Field(index=True)
     before: str
     after: str
+    origin: str | None = None
     prev_hash: str
     hash: str
 
 
 class TokenRow(Row, table=True):
-    """A bearer token, by the SHA-256 of its text."""
+    """A bearer token, by the SHA-256 of its text. It may do what its person may, but no more than `role` on `product`.
+
+    `product` is `*` for all that its person may. `used_at_ms` is exact to a minute.
+    """
 
     __tablename__ = "token"
     name: str = Field(primary_key=True)
     sha256: str = Field(unique=True)
+    person: str = Field(default="", sa_column_kwargs={"server_default": text("''")})
+    role: str = Field(default="admin", sa_column_kwargs={"server_default": "admin"})
+    product: str = Field(default="*", sa_column_kwargs={"server_default": "*"})
+    expires_at_ms: int | None = Field(default=None, sa_type=BigInteger)
+    used_at_ms: int | None = Field(default=None, sa_type=BigInteger)
     created_at_ms: int = Field(sa_type=BigInteger)
     created_by: str
     revoked_at_ms: int | None = Field(default=None, sa_type=BigInteger)

@@ -14,12 +14,12 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from cloud import event_models, rollout_models
+from cloud import event_models, people_models, rollout_models
 from cloud.models import Row
 from cloud.store.engine import MIGRATIONS, Database
 from tests.support.postgres import Cluster
 
-ROWS_ELSEWHERE = (event_models, rollout_models)
+ROWS_ELSEWHERE = (event_models, people_models, rollout_models)
 """Modules whose rows are part of the schema as soon as they are imported."""
 
 

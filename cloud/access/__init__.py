@@ -1,0 +1,1 @@
+"""Who may do what: roles, who asks, and the rule of every route; pure."""
