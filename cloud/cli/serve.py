@@ -18,7 +18,6 @@ from typing import Final
 import click
 import uvicorn
 
-from cloud.api.app import create_app
 from cloud.api.backend import Backend
 from cloud.artifacts import Artifacts
 from cloud.broker import EmbeddedBroker, Secured
@@ -36,6 +35,7 @@ from cloud.link import Link, UpMessage
 from cloud.online_key import OnlineKey
 from cloud.refusals import Refusals
 from cloud.service import Service
+from cloud.site import create_site
 from cloud.store.store import Store
 from cloud.streams import Streams
 from cloud.trust import MetadataRepository
@@ -295,7 +295,7 @@ async def _run(parts: Parts, operator: Operator) -> None:
         secrets=parts.secrets,
     )
     config = uvicorn.Config(
-        create_app(backend),
+        create_site(backend),
         log_config=None,
         access_log=False,
         lifespan="off",

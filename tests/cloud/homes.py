@@ -12,7 +12,6 @@ from typing import Any
 import httpx
 import uvicorn
 
-from cloud.api.app import create_app
 from cloud.api.backend import Backend
 from cloud.artifacts import Artifacts
 from cloud.cli.initialise import Plan, database_url, make_home, online_key_path
@@ -21,6 +20,7 @@ from cloud.intake import Intake
 from cloud.keyring import Keyring, next_seq
 from cloud.online_key import OnlineKey
 from cloud.pki.authorities import Authorities
+from cloud.site import create_site
 from cloud.store.store import Store
 from cloud.trust import MetadataRepository
 from cloud.webhooks.secret_files import SecretFiles
@@ -153,7 +153,7 @@ def serve_api(home: OpenHome, **settings: Any) -> Iterator[Api]:
         authorities=Authorities(home.home.ca) if home.home.ca.exists() else None,
         secrets=SecretFiles(home.home.webhooks),
     )
-    server = uvicorn.Server(uvicorn.Config(create_app(backend), port=0, log_config=None, lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(create_site(backend), port=0, log_config=None, lifespan="off"))
     thread = threading.Thread(target=server.run, name="api")
     thread.start()
     try:

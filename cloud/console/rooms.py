@@ -1,0 +1,8 @@
+"""The rooms of the console, in the order of its menu."""
+
+from types import ModuleType
+from typing import Final
+
+from cloud.console import overview
+
+ROOMS: Final[tuple[ModuleType, ...]] = (overview,)

@@ -1,0 +1,67 @@
+// Plots over time, from the JSON at data-plot, in the page's own colours; drawn anew when the fleet or the window changes.
+"use strict";
+(() => {
+  const COLOURS = ["--p1", "--p2", "--p3", "--p4", "--p5", "--p6", "--p7", "--p8"];
+  const style = () => getComputedStyle(document.documentElement);
+  const drawn = new Map();
+
+  function align(series) {
+    const times = [...new Set(series.flatMap((one) => one.points.map((point) => point[0])))].sort((a, b) => a - b);
+    const columns = series.map((one) => {
+      const at = new Map(one.points);
+      return times.map((time) => at.get(time) ?? null);
+    });
+    return [times.map((time) => time / 1000), ...columns];
+  }
+
+  function options(figure, found, width) {
+    const colour = (name) => style().getPropertyValue(name).trim();
+    const axis = { stroke: colour("--muted"), grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line"), width: 1 } };
+    return {
+      width,
+      height: Number(figure.dataset.height),
+      cursor: { drag: { x: true, y: false } },
+      legend: { live: true },
+      scales: { y: { range: (_plot, _low, high) => [0, Math.max(1, high * 1.05)] } },
+      axes: [axis, { ...axis, size: 56, values: (_plot, values) => values.map((value) => Number.isInteger(value) ? value.toLocaleString() : "") }],
+      series: [
+        {},
+        ...found.series.map((one, index) => ({
+          label: one.name,
+          stroke: colour(COLOURS[index % COLOURS.length]),
+          width: 2,
+          spanGaps: true,
+          points: { show: one.points.length < 3 },
+          value: (_plot, value) => value === null ? "–" : value.toLocaleString(),
+        })),
+      ],
+    };
+  }
+
+  async function draw(figure) {
+    const area = figure.querySelector(".area");
+    const answer = await fetch(figure.dataset.plot, { headers: { Accept: "application/json" } });
+    if (!answer.ok) return;
+    const found = await answer.json();
+    drawn.get(figure)?.destroy();
+    drawn.delete(figure);
+    if (!found.series.length) {
+      area.textContent = "Nothing to draw yet.";
+      return;
+    }
+    area.textContent = "";
+    drawn.set(figure, new uPlot(options(figure, found, area.clientWidth), align(found.series), area));
+  }
+
+  const figures = () => document.querySelectorAll("figure[data-plot]");
+  const drawAll = () => { for (const figure of figures()) draw(figure).catch(() => {}); };
+  let waiting = null;
+  const soon = (after) => { if (waiting === null) waiting = setTimeout(() => { waiting = null; drawAll(); }, after); };
+
+  drawAll();
+  document.addEventListener("changed", () => soon(5000));
+  addEventListener("resize", () => {
+    for (const [figure, plot] of drawn) plot.setSize({ width: figure.querySelector(".area").clientWidth, height: Number(figure.dataset.height) });
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
+})();

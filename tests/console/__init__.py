@@ -1,0 +1,1 @@
+"""The console in a real browser, and the fleets that it shows."""

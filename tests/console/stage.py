@@ -1,0 +1,258 @@
+"""`python -m tests.console.stage`: the console over a fleet that was made up: none, a small one, or a huge one.
+
+The small one has three weeks behind it: releases that went well and one that its gates stopped, devices that failed,
+went away, are held, locked, and wait. Nothing is connected: it is for looking at pages, and for measuring them.
+"""
+
+import argparse
+import contextlib
+import random
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import insert
+
+from cloud.access.passwords import hash_password
+from cloud.access.roles import EVERYTHING, Role
+from cloud.cli.initialise import database_url
+from cloud.config import Home
+from cloud.guard.policy import Gates, Phase, Policy, SilenceGate
+from cloud.models import AttemptRow, ComponentRow, DeviceRow, MembershipRow, Row
+from cloud.store.store import Store
+from cloud.values import ChannelKey, ReleaseDraft, ReleasePatch, ReleaseView
+from protocol.codec import to_plain
+from protocol.phases import Phase as Phases
+from protocol.phases import Reason
+from protocol.up import Availability, DeviceState, HoldInfo
+from protocol.values import Scope
+from tests.cloud.console.visits import PASSWORD
+from tests.cloud.homes import MODEL, PRODUCT, OpenHome, open_home, serve_api
+from tests.cloud.store.fleets import HAPPY, Clock, Device, digest_of, image_of
+
+DAY_S = 86_400
+BATCH = 5000
+SITES = tuple(f"site-{number:02}" for number in range(1, 13))
+ANN, BEN, CAT = "ann", "ben", "cat"
+VERSIONS = ("1.0.0", "1.1.0", "1.2.0", "1.3.0", "2.0.0")
+EVERYONE = ChannelKey(PRODUCT, "everyone", "app")
+
+
+@contextlib.contextmanager
+def staged(directory: Path, kind: str, *, devices: int = 100_000) -> Iterator[OpenHome]:
+    """Open a home whose fleet is `empty`, `small` or `huge`; the people ann (admin), ben (operator), cat (viewer)."""
+    with open_home(directory) as home:
+        _people(home)
+        if kind != "empty":
+            for version in VERSIONS:
+                home.publish(version, image_of("app", version), notes=f"What is new in {version}.")
+        now_s = time.time()
+        with _at(home.home, home, Clock(now_s - 21 * DAY_S)) as (store, clock):
+            if kind == "small":
+                _small(store, clock, now_s)
+            elif kind == "huge":
+                _huge(store, clock, devices)
+        yield home
+
+
+@contextlib.contextmanager
+def _at(where: Home, home: OpenHome, clock: Clock) -> Iterator[tuple[Store, Clock]]:
+    with Store.open(database_url(where, home.settings), clock) as store:
+        yield store, clock
+
+
+def _people(home: OpenHome) -> None:
+    for name, role in ((ANN, Role.ADMIN), (BEN, Role.OPERATOR), (CAT, Role.VIEWER)):
+        home.store.people.add(name, {EVERYTHING: role}, by="console")
+        home.store.people.set_password(name, hash_password(PASSWORD), by="console")
+
+
+def _small(store: Store, clock: Clock, now_s: float) -> None:
+    chance = random.Random(7)
+    catalog = store.catalog
+    catalog.create_group(PRODUCT, "test-bench", by=ANN)
+    catalog.create_group(PRODUCT, "field-north", by=ANN)
+    fleet = [
+        Device(store, f"{site}-{number:02}", {"app": "1.0.0"}, model=MODEL, attributes={"site": site})
+        for site, count in (("bench", 4), ("north", 16), ("south", 20))
+        for number in range(1, count + 1)
+    ]
+    for device in fleet:
+        clock.pass_s(chance.uniform(10, 900))
+        device.hello()
+        device.presence(online=True)
+    catalog.add_to_group(PRODUCT, "test-bench", [it.device_id for it in fleet[:4]], by=ANN)
+    catalog.add_to_group(PRODUCT, "field-north", [it.device_id for it in fleet[4:20]], by=ANN)
+    _good(store, clock, fleet, "1.1.0", chance, failing=1)
+    clock.pass_s(3 * DAY_S)
+    _good(store, clock, fleet, "1.2.0", chance, failing=2)
+    clock.pass_s(4 * DAY_S)
+    _stopped(store, clock, fleet, "1.3.0")
+    clock.now_s = max(clock.now_s, now_s - 2 * DAY_S)
+    _under_way(store, clock, fleet, "2.0.0", chance)
+    clock.now_s = max(clock.now_s, now_s - 1800)
+    for device in fleet[-3:]:
+        device.presence(online=False)
+    until_ms = int((now_s + 3600) * 1000)
+    hold = HoldInfo(owner="surgery", why="a patient is connected", scopes=(Scope.RESTART,), expires_at_ms=until_ms)
+    fleet[6].tell(availability=Availability(holds=(hold,)))
+    store.devices.pin(fleet[8].device_id, "app", "1.2.0", by=BEN)
+
+
+def _good(
+    store: Store, clock: Clock, fleet: list[Device], version: str, chance: random.Random, *, failing: int
+) -> None:
+    made = store.releases.create(
+        ReleaseDraft(channel=EVERYONE, version=version, description=f"Routine update to {version}"), by=ANN
+    )
+    for number, device in enumerate(fleet):
+        clock.pass_s(chance.uniform(60, 1200))
+        if number < failing:
+            device.fail(version, made.release_id)
+            clock.pass_s(60)
+        else:
+            device.take(version, made.release_id)
+
+
+def _stopped(store: Store, clock: Clock, fleet: list[Device], version: str) -> None:
+    policy = Policy(
+        phases=(Phase(group="test-bench", soak_s=600), Phase(percentage=25, soak_s=3600), Phase(percentage=100))
+    )
+    made = store.releases.create(
+        ReleaseDraft(channel=EVERYONE, version=version, description="Faster heating curve"), by=ANN, policy=policy
+    )
+    for device in fleet[:4]:
+        clock.pass_s(120)
+        device.fail(version, made.release_id, Reason.HEALTH_FAILED)
+    store.rollouts.reconcile(made.release_id)
+    clock.pass_s(3600)
+    store.releases.patch(made.release_id, ReleasePatch(enabled=False), by=BEN)
+
+
+def _under_way(store: Store, clock: Clock, fleet: list[Device], version: str, chance: random.Random) -> None:
+    policy = Policy(
+        phases=(
+            Phase(percentage=10, soak_s=600),
+            Phase(percentage=50, soak_s=DAY_S),
+            Phase(percentage=100, soak_s=DAY_S),
+        ),
+        hold_back=5,
+        gates=Gates(silence=SilenceGate(quiet_after_s=7200)),
+    )
+    draft = ReleaseDraft(
+        channel=EVERYONE,
+        version=version,
+        description="New scheduler; reads the old settings",
+    )
+    made = store.releases.create(draft, by=ANN, policy=policy)
+    for turn in range(2):
+        for device in fleet:
+            covered = store.devices.decide(device.device_id)[0].wanted
+            if covered is None or covered.source_id != made.release_id or device.running["app"] == version:
+                continue
+            clock.pass_s(chance.uniform(20, 200))
+            if turn == 1 and device.device_id.endswith("7"):
+                device.report(*device.steps(version, made.release_id, *HAPPY[:1]))
+            elif turn == 1 and device.device_id.endswith("3"):
+                device.fail(version, made.release_id, Reason.HEALTH_FAILED)
+            else:
+                device.take(version, made.release_id)
+        clock.pass_s(900)
+        store.rollouts.reconcile(made.release_id)
+
+
+def _huge(store: Store, clock: Clock, devices: int) -> None:
+    """Write the rows as they would be: by hellos and reports it would take an hour."""
+    chance = random.Random(9)
+    for group in SITES:
+        store.catalog.create_group(PRODUCT, group, by=ANN)
+    made = store.releases.create(ReleaseDraft(channel=EVERYONE, version="1.1.0"), by=ANN)
+    clock.pass_s(14 * DAY_S)
+    now = store.releases.create(ReleaseDraft(channel=EVERYONE, version="2.0.0", percentage=60), by=ANN)
+    clock.pass_s(6 * DAY_S)
+    with store._database.changing() as change:
+        for begin in range(0, devices, BATCH):
+            batch = [
+                _rows(number, made, now, chance, change.now_ms) for number in range(begin, min(begin + BATCH, devices))
+            ]
+            for row in (DeviceRow, ComponentRow, MembershipRow, AttemptRow):
+                change.session.execute(insert(row), [it for rows in batch for it in rows[row]])
+
+
+def _rows(
+    number: int, first: ReleaseView, second: ReleaseView, chance: random.Random, now_ms: int
+) -> dict[type[Row], list[dict[str, Any]]]:
+    device_id = f"device-{number:06d}"
+    took = chance.choices((None, first, second), (5, 45, 50))[0]
+    version = took.firmware.version if took else "1.0.0"
+    component = {"component": "app", "version": version, "build": 1, "digest": digest_of(version)}
+    state = DeviceState(session=1, seq=1, phase=chance.choices((Phases.IDLE, Phases.DOWNLOADING), (49, 1))[0])
+    device = {
+        "id": device_id,
+        "product": PRODUCT,
+        "hardware_model": MODEL,
+        "agent_version": "0.1.0",
+        "attributes": {"site": chance.choice(SITES)},
+        "encodings": [],
+        "online": chance.random() > 0.1,
+        "session": 1,
+        "state": to_plain(state) | {"components": [component]},
+        "last_seen_at_ms": now_ms - chance.randrange(3 * DAY_S * 1000),
+        "registered_at_ms": now_ms - 20 * DAY_S * 1000,
+        "journal_id": "j1",
+    }
+    attempt = {
+        "device_id": device_id,
+        "journal_id": "j1",
+        "attempt_id": "a-1",
+        "source_id": (took or second).release_id,
+        "via": "release",
+        "component": "app",
+        "version": version if took else "2.0.0",
+        "digest": digest_of(version if took else "2.0.0"),
+        "from_version": "1.0.0",
+        "from_digest": digest_of("1.0.0"),
+        "phase": "proving",
+        "downloaded": True,
+        "outcome": "succeeded" if took else "rolled_back",
+        "reason": None if took else "health_failed",
+        "booted_digest": digest_of(version) if took else None,
+        "fetched_bytes": 1000,
+        "started_at_ms": now_ms - DAY_S * 1000,
+        "ended_at_ms": now_ms - DAY_S * 1000 + 60_000,
+        "begun_at_ms": now_ms - DAY_S * 1000,
+        "taken_at_ms": now_ms - DAY_S * 1000 + 30_000,
+        "settled_at_ms": now_ms - chance.randrange(5 * DAY_S * 1000),
+    }
+    member = {"device_id": device_id, "group_name": chance.choice(SITES), "product": PRODUCT}
+    return {
+        DeviceRow: [device],
+        ComponentRow: [component | {"device_id": device_id, "requires": {}, "data_schema": 0}],
+        MembershipRow: [member] if chance.random() < 0.8 else [],
+        AttemptRow: [attempt],
+    }
+
+
+def main() -> int:
+    """Serve until interrupted."""
+    parser = argparse.ArgumentParser(prog="tests.console.stage", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("directory", type=Path, help="where the home is made; must not exist")
+    parser.add_argument("--fleet", choices=["empty", "small", "huge"], default="small")
+    parser.add_argument("--devices", type=int, default=100_000)
+    options = parser.parse_args()
+    with (
+        staged(options.directory, options.fleet, devices=options.devices) as home,
+        serve_api(home) as api,
+        contextlib.suppress(KeyboardInterrupt),
+    ):
+        url = api.http.base_url
+        print(f"http://{url.host}:{url.port}/ as {ANN}, {BEN} or {CAT} with {PASSWORD!r}", flush=True)  # noqa: T201
+        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
