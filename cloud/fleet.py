@@ -77,10 +77,11 @@ class RefusedMessage:
 class DeviceFilter:
     """Which devices: every field that is not None must match. Ordered by id; `after` is the last id of the page before.
 
-    `version` is of `component` (of any component if that is None).
+    `products` are those that whoever asks may look at. `version` is of `component` (of any component if that is None).
     """
 
     product: str | None = None
+    products: frozenset[str] | None = None
     group: str | None = None
     online: bool | None = None
     component: str | None = None
@@ -173,10 +174,14 @@ class AttemptView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptFilter:
-    """Which attempts, newest first: every field that is not None must match; `source_id` is a release or an OTA."""
+    """Which attempts, newest first: every field that is not None must match; `source_id` is a release or an OTA.
+
+    `products` are those that whoever asks may look at.
+    """
 
     device_id: str | None = None
     product: str | None = None
+    products: frozenset[str] | None = None
     source_id: str | None = None
     open_only: bool = False
     outcome: Outcome | None = None

@@ -12,6 +12,7 @@ from enum import StrEnum
 from functools import partial
 from typing import Any, Final, Self
 
+from cloud.access.roles import Role
 from cloud.groups_query import Saw
 from cloud.store.errors import InvalidError
 from protocol.errors import ProtocolError
@@ -266,7 +267,10 @@ class ReleaseMetrics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditView:
-    """One decision: who did what to which subject. `hash` covers the row and `prev_hash`, the row before it."""
+    """One decision: who did what to which subject, and whence. `hash` covers the row and `prev_hash`, the row before.
+
+    Old rows, and what nobody asked for over the network, have no `origin` (the fields of `provenance.Origin`).
+    """
 
     number: int
     at_ms: int
@@ -276,6 +280,15 @@ class AuditView:
     before: Any
     after: Any
     prev_hash: str
+    hash: str
+    origin: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditHead:
+    """The newest decision's number and hash; 0 and 64 zeros where there is none."""
+
+    number: int
     hash: str
 
 
@@ -303,9 +316,18 @@ class OutboxItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenView:
-    """A bearer token as the store knows it: by the SHA-256 of its text."""
+    """An API token as the store knows it: by the SHA-256 of its text.
+
+    It may do what `person` may, but no more than `role` on `product` (`*`: wherever they may). `used_at_ms` is exact
+    to a minute.
+    """
 
     name: str
+    person: str
+    role: Role
+    product: str
+    expires_at_ms: int | None
+    used_at_ms: int | None
     created_at_ms: int
     created_by: str
     revoked_at_ms: int | None

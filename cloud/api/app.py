@@ -18,6 +18,7 @@ from cloud.api import (
     metadata,
     needs,
     otas,
+    people,
     preflight,
     products,
     redundancy,
@@ -25,10 +26,13 @@ from cloud.api import (
     rollouts,
     system,
     timelines,
+    tokens,
     webhooks,
 )
-from cloud.api.backend import Backend, authenticate
-from cloud.api.middleware import BodyLimit, NoteChanges
+from cloud.api.access import authorize
+from cloud.api.backend import Backend
+from cloud.api.limiting import ENROLMENT_TRIES, ENROLMENTS_PER_S, PASSWORD_TRIES, PASSWORDS_PER_S, Tries
+from cloud.api.middleware import BodyLimit, KnowOrigin, NoteChanges
 from cloud.api.problems import ANSWERS, answer_errors
 from cloud.watching import Watching
 
@@ -50,7 +54,7 @@ ROUTERS: Final = (
         otas,
         preflight,
     ),
-    *(enrolment_tokens, timelines, webhooks, authorities),
+    *(enrolment_tokens, timelines, webhooks, authorities, people, tokens),
 )
 
 
@@ -67,15 +71,18 @@ def create_app(backend: Backend) -> FastAPI:
         generate_unique_id_function=_operation_id,
     )
     app.state.backend, app.state.enrolment_desk = backend, enrolment.Desk()
+    app.state.enrolment_tries = Tries(ENROLMENT_TRIES, ENROLMENTS_PER_S)
+    app.state.password_tries = Tries(PASSWORD_TRIES, PASSWORDS_PER_S)
     app.state.watching = Watching(backend.store)
     for module in ROUTERS:
-        app.include_router(module.router, prefix=PREFIX, dependencies=[Depends(authenticate)], responses=dict(ANSWERS))
+        app.include_router(module.router, prefix=PREFIX, dependencies=[Depends(authorize)], responses=dict(ANSWERS))
     app.include_router(enrolment.router, prefix=PREFIX, responses=dict(ANSWERS))  # devices have no bearer token
     app.include_router(system.probes)
     answer_errors(app)
     limit = backend.settings.server.max_request_bytes
     app.add_middleware(BodyLimit, limit_of=lambda path: _max_bytes(path, limit))
     app.add_middleware(NoteChanges, changes=backend.changes)
+    app.add_middleware(KnowOrigin)
     return app
 
 

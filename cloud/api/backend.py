@@ -1,6 +1,7 @@
 """What every route stands on: the server's parts, and who is asking."""
 
 import hashlib
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -9,6 +10,7 @@ from typing import Annotated, Final
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from cloud.access.roles import Caller
 from cloud.api.problems import ApiError
 from cloud.artifacts import Artifacts
 from cloud.changes import Changes
@@ -23,6 +25,9 @@ from cloud.webhooks.secret_files import SecretFiles
 
 MAX_WAIT_S: Final = 30
 """The longest that a long poll waits."""
+TOKEN_PREFIX: Final = "flt_"
+"""What a token begins with: whoever finds one in a file knows what it is."""
+TOKEN_BYTES: Final = 32
 _bearer = HTTPBearer(auto_error=False, description="The token that `fleetlift init` wrote to the operator's home.")
 
 
@@ -60,25 +65,40 @@ def hash_token(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
+def new_token() -> str:
+    """Return the text of a new API token."""
+    return TOKEN_PREFIX + secrets.token_urlsafe(TOKEN_BYTES)
+
+
 def backend_of(request: Request) -> Backend:
     """Return the server's parts."""
     backend: Backend = request.app.state.backend
     return backend
 
 
-def authenticate(
+def caller_of(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-) -> str:
-    """Return the name of the bearer token's owner, for the audit."""
+) -> Caller:
+    """Return whom the bearer token belongs to, and what they may do with it."""
     if credentials is None:
         raise ApiError(
             HTTPStatus.UNAUTHORIZED, "no_token", "This needs a bearer token, and none came. Nothing was changed."
         )
-    token = backend_of(request).store.tokens.find(hash_token(credentials.credentials))
-    if token is None:
-        message = "The token is not known here, or was revoked. Nothing was changed; is it another server's?"
+    caller = backend_of(request).store.tokens.caller(hash_token(credentials.credentials))
+    if caller is None:
+        message = (
+            "The token is not known here, was revoked, has expired, or its person is disabled. Nothing was changed; "
+            "is it another server's?"
+        )
         raise ApiError(HTTPStatus.UNAUTHORIZED, "bad_token", message)
-    return token.name
+    return caller
+
+
+CallerDep = Annotated[Caller, Depends(caller_of)]
+
+
+def _actor_of(caller: CallerDep) -> str:
+    return caller.name
 
 
 def _watching(request: Request) -> Watching:
@@ -87,5 +107,6 @@ def _watching(request: Request) -> Watching:
 
 
 Server = Annotated[Backend, Depends(backend_of)]
-Actor = Annotated[str, Depends(authenticate)]
+Actor = Annotated[str, Depends(_actor_of)]
+"""The name of the person who asks, for the record of decisions."""
 Watched = Annotated[Watching, Depends(_watching)]

@@ -6,7 +6,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from cloud.api.backend import Actor, Backend, Server
+from cloud.api.access import seen_products
+from cloud.api.backend import Actor, Backend, CallerDep, Server
 from cloud.api.documents import DevicePage, Lock, NewDevice
 from cloud.api.naming import check_filter, find_device, find_firmware, find_group, find_product
 from cloud.fleet import AttemptFilter, AttemptView, DeviceFilter, DeviceView, PinView
@@ -20,6 +21,7 @@ router = APIRouter(tags=["devices"])
 @router.get("/devices")
 def list_devices(  # noqa: PLR0917 - one parameter a query field
     server: Server,
+    caller: CallerDep,
     product: str | None = None,
     group: str | None = None,
     online: bool | None = None,
@@ -30,8 +32,10 @@ def list_devices(  # noqa: PLR0917 - one parameter a query field
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> DevicePage:
     """Return a page of devices by id."""
+    products = seen_products(caller, product)
     which = DeviceFilter(
         product=product,
+        products=products,
         group=group,
         online=online,
         component=component,
@@ -42,7 +46,7 @@ def list_devices(  # noqa: PLR0917 - one parameter a query field
     )
     found = server.store.devices.devices(which)
     if not found:
-        check_filter(server.store, product=product, group=group)
+        check_filter(server.store, product=product, group=group, products=products)
     more = found[-1].device_id if len(found) == limit else None
     devices = tuple(_with_refusals(server, device) for device in found)
     return DevicePage(total=server.store.devices.count(which), devices=devices, next=more)
@@ -105,6 +109,7 @@ def unlock_device(server: Server, actor: Actor, device_id: str, component: str) 
 @router.get("/attempts", tags=["attempts"])
 def list_attempts(  # noqa: PLR0917 - one parameter a query field
     server: Server,
+    caller: CallerDep,
     device: str | None = None,
     product: str | None = None,
     source: str | None = None,
@@ -114,7 +119,13 @@ def list_attempts(  # noqa: PLR0917 - one parameter a query field
 ) -> tuple[AttemptView, ...]:
     """Return attempts, newest first; `source` is a release's or an OTA's id."""
     which = AttemptFilter(
-        device_id=device, product=product, source_id=source, open_only=open_only, outcome=outcome, limit=limit
+        device_id=device,
+        product=product,
+        products=seen_products(caller, product),
+        source_id=source,
+        open_only=open_only,
+        outcome=outcome,
+        limit=limit,
     )
     found = server.store.journal.attempts(which)
     if not found:

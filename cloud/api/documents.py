@@ -280,5 +280,7 @@ class SystemPage(BaseModel):
     topic_root: str
     joining: str
     max_image_bytes: int
+    person: str
+    """Who asks."""
     token: str
-    """The name of the token that asks."""
+    """The name of the token that they ask with."""

@@ -8,7 +8,8 @@ import base64
 import binascii
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Annotated, Any, Final, TypeVar
 
@@ -16,6 +17,8 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel
 
 from cloud.api.backend import Backend, Server
+from cloud.api.limiting import Tries
+from cloud.api.middleware import origin_of
 from cloud.api.problems import ApiError
 from cloud.credentials import CertificateView
 from cloud.pki.authorities import Authorities, IssuedCertificate
@@ -24,6 +27,7 @@ from cloud.roles import ROOT
 from cloud.store.errors import RefusedError
 from protocol.codec import decode, to_plain
 from protocol.enrolment import RENEWAL_CONTEXT, Enrolled, EnrolmentRequest, RenewalRequest, TrustDocument
+from protocol.errors import ProtocolError
 
 _log = logging.getLogger(__name__)
 _JSON_BODY: Final[dict[str, Any]] = {
@@ -35,6 +39,8 @@ STATUSES: Final = {
     "too_many_certificates": HTTPStatus.TOO_MANY_REQUESTS,
 }
 """What a refusal is answered with; any other with 403."""
+REFUSED: Final = frozenset({HTTPStatus.FORBIDDEN, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.CONFLICT})
+"""What counts against the address that it is answered to."""
 DAY_MS: Final = 24 * 3600 * 1000
 MAX_REQUEST_BYTES: Final = 64 * 1024
 AT_ONCE: Final = 4
@@ -101,15 +107,31 @@ async def show_trust(server: Server, desk: AtDesk) -> TrustAnswer:
 @router.post("/enrolment", status_code=HTTPStatus.CREATED, openapi_extra=_JSON_BODY)
 async def enrol(server: Server, desk: AtDesk, request: Request) -> EnrolledAnswer:
     """Give a device that has a token its first certificate; the server sets the name in it."""
-    wanted = decode(await request.body(), EnrolmentRequest)
-    return await desk.call(_enrol, server, wanted)
+    with _counted(request):
+        wanted = decode(await request.body(), EnrolmentRequest)
+        return await desk.call(_enrol, server, wanted)
 
 
 @router.post("/enrolment/renewal", openapi_extra=_JSON_BODY)
 async def renew(server: Server, desk: AtDesk, request: Request) -> EnrolledAnswer:
     """Give a device that has its present certificate's key the next one."""
-    wanted = decode(await request.body(), RenewalRequest)
-    return await desk.call(_renew, server, wanted)
+    with _counted(request):
+        wanted = decode(await request.body(), RenewalRequest)
+        return await desk.call(_renew, server, wanted)
+
+
+@contextmanager
+def _counted(request: Request) -> Iterator[None]:
+    """Refuse whoever was refused too often before; raises ApiError."""
+    tries: Tries = request.app.state.enrolment_tries
+    address = origin_of(request.scope).address
+    tries.check(address)
+    try:
+        yield
+    except (ApiError, ProtocolError) as error:
+        if not isinstance(error, ApiError) or error.status in REFUSED:
+            tries.count(address)
+        raise
 
 
 def _trust(server: Backend) -> TrustAnswer:

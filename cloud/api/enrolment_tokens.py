@@ -6,7 +6,8 @@ from typing import Annotated, Final
 from fastapi import APIRouter
 from pydantic import BaseModel, FailFast, Field
 
-from cloud.api.backend import Actor, Server
+from cloud.api.access import may_see
+from cloud.api.backend import Actor, CallerDep, Server
 from cloud.api.documents import Document, Groups
 from cloud.api.naming import find_group, find_product
 from cloud.credentials import (
@@ -65,9 +66,9 @@ class PreparedAnswer(BaseModel):
 
 
 @router.get("/enrolment-tokens")
-def list_enrolment_tokens(server: Server) -> tuple[EnrolmentTokenView, ...]:
-    """Return all enrolment tokens, newest first."""
-    return server.store.enrolment.tokens()
+def list_enrolment_tokens(server: Server, caller: CallerDep) -> tuple[EnrolmentTokenView, ...]:
+    """Return enrolment tokens, newest first."""
+    return tuple(it for it in server.store.enrolment.tokens() if may_see(caller, it.product))
 
 
 @router.post("/enrolment-tokens", status_code=HTTPStatus.CREATED)

@@ -2,7 +2,8 @@
 
 from fastapi import APIRouter
 
-from cloud.api.backend import Server
+from cloud.api.access import seen_products
+from cloud.api.backend import CallerDep, Server
 from cloud.api.naming import find_firmware, find_product
 from cloud.values import FirmwareView
 
@@ -10,11 +11,15 @@ router = APIRouter(tags=["firmware"])
 
 
 @router.get("/firmware")
-def list_firmware(server: Server, product: str | None = None, component: str | None = None) -> tuple[FirmwareView, ...]:
+def list_firmware(
+    server: Server, caller: CallerDep, product: str | None = None, component: str | None = None
+) -> tuple[FirmwareView, ...]:
     """Return firmware, newest first within its product and component."""
+    products = seen_products(caller, product)
     if product is not None:
         find_product(server.store, product)
-    return server.store.catalog.firmwares(product, component)
+    found = server.store.catalog.firmwares(product, component)
+    return tuple(it for it in found if products is None or it.product in products)
 
 
 @router.get("/firmware/{product}/{component}/{version}")

@@ -4,7 +4,9 @@ from http import HTTPStatus
 
 from fastapi import APIRouter
 
-from cloud.api.backend import Actor, Server
+from cloud.access.roles import Role
+from cloud.api.access import permit, seen_products
+from cloud.api.backend import Actor, CallerDep, Server
 from cloud.api.documents import (
     GroupChange,
     GroupPage,
@@ -21,10 +23,11 @@ router = APIRouter(tags=["groups"])
 
 
 @router.get("/groups")
-def list_groups(server: Server, product: str | None = None) -> tuple[GroupView, ...]:
+def list_groups(server: Server, caller: CallerDep, product: str | None = None) -> tuple[GroupView, ...]:
     """Return groups in rank order, per product."""
+    products = seen_products(caller, product)
     check_filter(server.store, product=product)
-    return server.store.catalog.groups(product)
+    return tuple(it for it in server.store.catalog.groups(product) if products is None or it.product in products)
 
 
 @router.post("/groups", status_code=HTTPStatus.CREATED)
@@ -53,20 +56,22 @@ def change_group(server: Server, actor: Actor, product: str, group: str, body: G
 
 
 @router.post("/groups/{product}/trial")
-def try_query(server: Server, product: str, body: QueryTrial) -> TrialPage:
+def try_query(server: Server, caller: CallerDep, product: str, body: QueryTrial) -> TrialPage:
     """Tell which devices a query is true of now; changes nothing."""
     find_product(server.store, product)
     device = None
     if body.device_id is not None:
+        permit(server, caller, Role.VIEWER, body.device_id)
         find_device(server.store, body.device_id)
         device = server.store.catalog.explain_match(product, body.device_id, query=body.query)
     return TrialPage(trial=server.store.catalog.try_query(product, body.query), device=device)
 
 
 @router.get("/groups/{product}/{group}/devices/{device_id}")
-def explain_match(server: Server, product: str, group: str, device_id: str) -> GroupMatch:
+def explain_match(server: Server, caller: CallerDep, product: str, group: str, device_id: str) -> GroupMatch:
     """Tell whether a device is in a group, and what its query saw of it."""
     find_group(server.store, product, group)
+    permit(server, caller, Role.VIEWER, device_id)
     find_device(server.store, device_id)
     return server.store.catalog.explain_match(product, device_id, group=group)
 

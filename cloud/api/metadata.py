@@ -8,7 +8,9 @@ from pydantic import BaseModel, Field
 from securesystemslib.signer import Key  # type: ignore[attr-defined]  # exported without saying so
 
 from cloud.acceptance import Incoming
-from cloud.api.backend import Actor, Server
+from cloud.access.roles import Caller
+from cloud.api.access import may_see
+from cloud.api.backend import Actor, CallerDep, Server
 from cloud.api.documents import Document
 from cloud.api.naming import find_product
 from cloud.api.problems import ApiError
@@ -57,20 +59,21 @@ class MetadataAccepted(BaseModel):
 
 
 @router.get("/metadata")
-def show_standing(server: Server) -> MetadataPage:
+def show_standing(server: Server, caller: CallerDep) -> MetadataPage:
     """Return every role: its version, its keys, when it expires and what is due."""
     standing = server.repository.standing()
     following = standing.next_online_key
+    hidden = _hidden(server, caller)
     return MetadataPage(
         root_version=standing.root.version,
-        roles=roles_of(standing, utc_now()),
+        roles=tuple(it for it in roles_of(standing, utc_now()) if it.role not in hidden),
         online_key=_document(standing.online_key),
         next_online_key=None if following is None else _document(following),
     )
 
 
 @router.put("/metadata")
-def accept_metadata(server: Server, actor: Actor, body: SignedMetadata) -> MetadataAccepted:
+def accept_metadata(server: Server, caller: CallerDep, body: SignedMetadata) -> MetadataAccepted:
     """Take a new root, targets or products' roles, signed by as many keys as must; each step is audited."""
     for product in body.roles:
         find_product(server.store, product)
@@ -79,8 +82,8 @@ def accept_metadata(server: Server, actor: Actor, body: SignedMetadata) -> Metad
         None if body.targets is None else body.targets.encode(),
         {product: role.encode() for product, role in body.roles.items()},
     )
-    accepted = server.intake.accept(incoming, by=actor)
-    return MetadataAccepted(accepted=accepted, metadata=show_standing(server))
+    accepted = server.intake.accept(incoming, by=caller.name)
+    return MetadataAccepted(accepted=accepted, metadata=show_standing(server, caller))
 
 
 @router.post("/metadata/online-key", status_code=HTTPStatus.CREATED)
@@ -90,12 +93,18 @@ def prepare_online_key(server: Server, actor: Actor) -> KeyDocument:
 
 
 @router.get("/metadata/{name}", response_class=Response, responses=_METADATA)
-def show_metadata(server: Server, name: str) -> Response:
+def show_metadata(server: Server, caller: CallerDep, name: str) -> Response:
     """Return a file of the TUF metadata, byte for byte."""
-    content = server.repository.metadata(name)
+    shown = name.removesuffix(".json").rpartition(".")[2] not in _hidden(server, caller)
+    content = server.repository.metadata(name) if shown else None
     if content is None:
         raise ApiError(HTTPStatus.NOT_FOUND, "not_found", f"There is no metadata file {name!r:.80}.")
     return Response(content, media_type="application/json")
+
+
+def _hidden(server: Server, caller: Caller) -> frozenset[str]:
+    """Return the roles of products that the caller may not look at."""
+    return frozenset(it.product for it in server.store.catalog.products() if not may_see(caller, it.product))
 
 
 def _document(key: Key) -> KeyDocument:

@@ -25,14 +25,23 @@ def find_group(store: Store, product: str, group: str) -> GroupView:
         return store.catalog.group(product, group)
 
 
-def check_filter(store: Store, *, product: str | None = None, group: str | None = None) -> None:
-    """Raise NotFoundError for a product or group that does not exist: what a list that is empty was filtered by."""
+def check_filter(
+    store: Store,
+    *,
+    product: str | None = None,
+    group: str | None = None,
+    products: frozenset[str] | None = None,
+) -> None:
+    """Raise NotFoundError for a product or group that does not exist: what a list that is empty was filtered by.
+
+    `products` are those that whoever asks may look at.
+    """
     if group is not None and product is not None:
         find_group(store, product, group)
     elif product is not None:
         find_product(store, product)
     elif group is not None:
-        known = [item.group for item in store.catalog.groups()]
+        known = [it.group for it in store.catalog.groups() if products is None or it.product in products]
         with _named(group, lambda: known):
             if group not in known:
                 raise NotFoundError(f"no product has a group {group!r:.80}")

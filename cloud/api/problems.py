@@ -41,9 +41,9 @@ class Problem(BaseModel):
 class ApiError(FleetliftError):
     """A request that the API itself refuses."""
 
-    def __init__(self, status: HTTPStatus, code: str, message: str) -> None:
+    def __init__(self, status: HTTPStatus, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
-        self.status, self.code = status, code
+        self.status, self.code, self.headers = status, code, headers
 
 
 STATUSES: Final[Sequence[tuple[type[FleetliftError], HTTPStatus]]] = (
@@ -70,6 +70,7 @@ ANSWERS: Final[Mapping[int | str, dict[str, Any]]] = {
         HTTPStatus.CONFLICT,
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         HTTPStatus.UNPROCESSABLE_ENTITY,
+        HTTPStatus.TOO_MANY_REQUESTS,
         HTTPStatus.SERVICE_UNAVAILABLE,
         HTTPStatus.INSUFFICIENT_STORAGE,
     )
@@ -94,8 +95,8 @@ def answer_errors(app: FastAPI) -> None:
 
 def _ours(_request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, ApiError):
-        headers = {"WWW-Authenticate": "Bearer"} if error.status is HTTPStatus.UNAUTHORIZED else None
-        return problem(error.status, error.code, str(error), headers)
+        headers = {"WWW-Authenticate": "Bearer"} if error.status is HTTPStatus.UNAUTHORIZED else {}
+        return problem(error.status, error.code, str(error), {**headers, **(error.headers or {})})
     for kind, status in STATUSES:
         if isinstance(error, kind):
             return problem(status, _code_of(error), str(error))

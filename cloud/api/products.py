@@ -5,7 +5,8 @@ from http import HTTPStatus
 
 from fastapi import APIRouter, Request
 
-from cloud.api.backend import Actor, Server
+from cloud.api.access import may_see
+from cloud.api.backend import Actor, CallerDep, Server
 from cloud.api.documents import NewProduct, ProductChange
 from cloud.api.naming import find_product
 from cloud.values import FirmwareView, ProductView
@@ -14,9 +15,9 @@ router = APIRouter(tags=["products"])
 
 
 @router.get("/products")
-def list_products(server: Server) -> tuple[ProductView, ...]:
-    """Return all products by id."""
-    return server.store.catalog.products()
+def list_products(server: Server, caller: CallerDep) -> tuple[ProductView, ...]:
+    """Return products by id."""
+    return tuple(it for it in server.store.catalog.products() if may_see(caller, it.product))
 
 
 @router.post("/products", status_code=HTTPStatus.CREATED)

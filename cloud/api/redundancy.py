@@ -5,7 +5,9 @@ from http import HTTPStatus
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from cloud.api.backend import Actor, Server
+from cloud.access.roles import Role
+from cloud.api.access import may_see, permit
+from cloud.api.backend import Actor, CallerDep, Server
 from cloud.api.documents import Document, MembersChange, MembersChanged
 from cloud.api.naming import find_device, find_set
 from cloud.turns import RedundancySetView
@@ -27,9 +29,10 @@ class TurnTaken(BaseModel):
 
 
 @router.get("/sets")
-def list_sets(server: Server) -> tuple[RedundancySetView, ...]:
-    """Return all redundancy sets by name, with how their members stand."""
-    return server.store.redundancy.sets()
+def list_sets(server: Server, caller: CallerDep) -> tuple[RedundancySetView, ...]:
+    """Return redundancy sets by name, with how their members stand."""
+    sets = server.store.redundancy.sets()
+    return tuple(it for it in sets if all(may_see(caller, member.product) for member in it.members))
 
 
 @router.post("/sets", status_code=HTTPStatus.CREATED)
@@ -52,14 +55,15 @@ def delete_set(server: Server, actor: Actor, name: str) -> None:
 
 
 @router.post("/sets/{name}/members")
-def change_set_members(server: Server, actor: Actor, name: str, body: MembersChange) -> MembersChanged:
+def change_set_members(server: Server, caller: CallerDep, name: str, body: MembersChange) -> MembersChanged:
     """Put devices into a redundancy set and take others out of it."""
     find_set(server.store, name)
     for device_id in dict.fromkeys([*body.add, *body.remove]):
+        permit(server, caller, Role.OPERATOR, device_id)
         find_device(server.store, device_id)
     redundancy = server.store.redundancy
-    added = redundancy.add_to_set(name, body.add, by=actor) if body.add else 0
-    removed = redundancy.remove_from_set(name, body.remove, by=actor) if body.remove else 0
+    added = redundancy.add_to_set(name, body.add, by=caller.name) if body.add else 0
+    removed = redundancy.remove_from_set(name, body.remove, by=caller.name) if body.remove else 0
     return MembersChanged(added=added, removed=removed)
 
 

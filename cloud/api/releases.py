@@ -7,7 +7,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from cloud.api.backend import MAX_WAIT_S, Actor, Backend, Server, Watched
+from cloud.api.access import seen_products
+from cloud.api.backend import MAX_WAIT_S, Actor, Backend, CallerDep, Server, Watched
 from cloud.api.documents import (
     FirmwareFacts,
     ForecastAnswer,
@@ -39,15 +40,18 @@ router = APIRouter(tags=["releases"])
 @router.get("/releases")
 def list_releases(
     server: Server,
+    caller: CallerDep,
     product: str | None = None,
     group: str | None = None,
     component: str | None = None,
     enabled: bool | None = None,
 ) -> tuple[ReleasePage, ...]:
     """Return releases by channel, newest label first."""
+    products = seen_products(caller, product)
     found = server.store.releases.releases(product=product, group=group, component=component, enabled=enabled)
+    found = tuple(it for it in found if products is None or it.channel.product in products)
     if not found:  # a group that was deleted may have had some
-        check_filter(server.store, product=product, group=group)
+        check_filter(server.store, product=product, group=group, products=products)
     metrics: dict[str, ReleaseMetrics] = {}
     for channel in {release.channel for release in found}:
         metrics.update(server.store.metrics.channel(channel))

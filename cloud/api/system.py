@@ -5,14 +5,15 @@ from http import HTTPStatus
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Response
+from fastapi.responses import StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
-from cloud.api.backend import Actor, Server, Watched
+from cloud.api.backend import CallerDep, Server, Watched
 from cloud.api.documents import SystemPage
 from cloud.api.exposition import expose
 from cloud.retention import HOUR_MS
-from cloud.values import AuditView
+from cloud.values import AuditHead, AuditView
 from protocol.identity import MAX_INTEGER
 
 router = APIRouter(tags=["system"])
@@ -22,6 +23,13 @@ _METRICS: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
+LINES: Final = "application/x-ndjson"
+_LINES: Final[dict[int | str, dict[str, Any]]] = {
+    HTTPStatus.OK.value: {"content": {LINES: {"schema": {"type": "string"}}}}
+}
+Number = Annotated[int, Query(ge=0, le=MAX_INTEGER)]
+
+
 class Health(BaseModel):
     """Whether the server is well."""
 
@@ -29,7 +37,7 @@ class Health(BaseModel):
 
 
 @router.get("/system")
-def show_system(server: Server, actor: Actor) -> SystemPage:
+def show_system(server: Server, caller: CallerDep) -> SystemPage:
     """Tell what the server is, and what a device must be told to reach it."""
     settings = server.settings
     return SystemPage(
@@ -38,19 +46,53 @@ def show_system(server: Server, actor: Actor) -> SystemPage:
         topic_root=settings.broker.topic_root,
         joining=settings.devices.joining,
         max_image_bytes=settings.server.max_image_bytes,
-        token=actor,
+        person=caller.name,
+        token=caller.token,
     )
 
 
 @router.get("/audit")
-def list_audit(
+def list_audit(  # noqa: PLR0917 - one parameter a query field
     server: Server,
-    after: Annotated[int, Query(ge=0, le=MAX_INTEGER)] = 0,
+    after: Number = 0,
     subject: str | None = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    actor: str | None = None,
+    action: str | None = None,
+    prefix: str | None = None,
+    since_ms: Number | None = None,
+    until_ms: Number | None = None,
+    newest: bool = False,
+    before: Number | None = None,
 ) -> tuple[AuditView, ...]:
-    """Return decisions by number: who did what to which subject."""
-    return server.store.audit.rows(after=after, subject=subject, limit=limit)
+    """Return decisions by number: who did what to which subject, from where.
+
+    `prefix` is what the subject begins with, `newest` turns the order around: `before` then leads to the next page.
+    """
+    return server.store.audit.rows(
+        after=after,
+        before=before,
+        subject=subject,
+        prefix=prefix,
+        actor=actor,
+        action=action,
+        since_ms=since_ms,
+        until_ms=until_ms,
+        newest=newest,
+        limit=limit,
+    )
+
+
+@router.get("/audit/head")
+def show_audit_head(server: Server) -> AuditHead:
+    """Return the newest decision's number and hash: whoever keeps it elsewhere can tell if rows were cut off."""
+    return server.store.audit.head()
+
+
+@router.get("/audit/export", response_class=StreamingResponse, responses=_LINES)
+def export_audit(server: Server) -> StreamingResponse:
+    """Return all decisions by number, one JSON object a line: what `fleetlift audit verify` checks."""
+    return StreamingResponse(server.store.audit.export(), media_type=LINES)
 
 
 @router.get("/metrics", response_class=Response, responses=_METRICS)

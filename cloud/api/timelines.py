@@ -7,7 +7,8 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
-from cloud.api.backend import MAX_WAIT_S, Backend, Server
+from cloud.api.access import seen_products
+from cloud.api.backend import MAX_WAIT_S, Backend, CallerDep, Server
 from cloud.api.naming import find_device
 from cloud.happenings import EventView, Moment
 from cloud.store.errors import InvalidError
@@ -62,12 +63,13 @@ async def show_device_timeline(  # noqa: PLR0917 - one parameter a query field
 @router.get("/events")
 def list_events(
     server: Server,
+    caller: CallerDep,
     after: Annotated[int, Query(ge=0, le=MAX_INTEGER)] = 0,
     product: str | None = None,
     limit: Limit = 100,
 ) -> tuple[EventView, ...]:
     """Return what happened, by number: what webhooks are told of."""
-    return server.store.events.after(after, product=product, limit=limit)
+    return server.store.events.after(after, products=seen_products(caller, product), limit=limit)
 
 
 async def _timeline(  # noqa: PLR0917 - as above

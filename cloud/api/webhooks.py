@@ -7,7 +7,8 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, FailFast, Field
 
-from cloud.api.backend import MAX_WAIT_S, Actor, Backend, Server
+from cloud.api.access import may_see
+from cloud.api.backend import MAX_WAIT_S, Actor, Backend, CallerDep, Server
 from cloud.api.documents import Document
 from cloud.api.naming import find_product
 from cloud.api.problems import ApiError
@@ -55,9 +56,9 @@ class WebhookPage(BaseModel):
 
 
 @router.get("/webhooks")
-def list_webhooks(server: Server) -> tuple[WebhookView, ...]:
-    """Return all webhooks, by name."""
-    return server.store.webhooks.webhooks()
+def list_webhooks(server: Server, caller: CallerDep) -> tuple[WebhookView, ...]:
+    """Return webhooks, by name."""
+    return tuple(it for it in server.store.webhooks.webhooks() if may_see(caller, it.product))
 
 
 @router.post("/webhooks", status_code=HTTPStatus.CREATED)

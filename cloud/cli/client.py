@@ -1,5 +1,6 @@
 """The way to the server's API: every failure becomes a sentence and an exit code."""
 
+import importlib.metadata
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +10,10 @@ from urllib.parse import quote, urlsplit
 import httpx
 
 from cloud.config import is_loopback
+from cloud.provenance import CLI_AGENT
 from protocol.errors import UserError
 
+_VERSION: Final = importlib.metadata.version("fleetlift")
 API: Final = "/api/v1"
 CONNECT_TIMEOUT_S: Final = 10.0
 ANSWER_TIMEOUT_S: Final = 60.0
@@ -46,7 +49,7 @@ class ApiClient:
         try:
             self._http = httpx.Client(
                 base_url=self.url + API,
-                headers={"Authorization": f"Bearer {token}"},
+                headers={"Authorization": f"Bearer {token}", "User-Agent": f"{CLI_AGENT}/{_VERSION}"},
                 timeout=timeout,
                 trust_env=False,
                 verify=ssl.create_default_context(cafile=ca) if self.url.startswith("https:") else True,

@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 
 import click
 
-from cloud.api.backend import hash_token
+from cloud.access.roles import EVERYTHING, Role
+from cloud.api.backend import hash_token, new_token
 from cloud.artifacts import Artifacts
 from cloud.broker import find_mosquitto
 from cloud.cli.context import Command, Operator, no_passphrase_option, pass_operator, passphrase_option
@@ -40,8 +41,8 @@ from cloud.trust import MetadataRepository
 from protocol.errors import ProtocolError, UserError
 from protocol.identity import check_id
 
-TOKEN_BYTES: Final = 32
-TOKEN_NAME: Final = "operator"  # noqa: S105 - a name
+FIRST_PERSON: Final = "operator"
+"""Who a new server believes first, with a token of the same name: an administrator of everything."""
 ONLINE_KEY: Final = "online.pem"
 COLUMNS = (
     Column("home", "home"),
@@ -241,7 +242,7 @@ def _fill(home: Home, plan: Plan, final: Home, passphrases: Passphrases | None) 
     )
     if plan.tls:
         secure(home, settings, final)
-    token = secrets.token_urlsafe(TOKEN_BYTES)
+    token = new_token()
     write_durably(home.token_file, f"{token}\n".encode())
     write_durably(home.context_file, _context_text(plan).encode())
     delegation = keyring.delegate(plan.product) if plan.product else None
@@ -254,7 +255,8 @@ def _fill(home: Home, plan: Plan, final: Home, passphrases: Passphrases | None) 
                 "empty one (one that an `init` left half filled is dropped by DROP DATABASE).",
                 exit_code=5,
             )
-        store.tokens.add(TOKEN_NAME, hash_token(token), by="init")
+        store.people.add(FIRST_PERSON, {EVERYTHING: Role.ADMIN}, by="init")
+        store.tokens.add(FIRST_PERSON, hash_token(token), person=FIRST_PERSON, by="init")
         if plan.product and delegation:
             Intake(store, repository, artifacts).create_product(
                 plan.product, plan.hardware, delegation.targets, delegation.role, by="init"

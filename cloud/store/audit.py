@@ -1,24 +1,27 @@
 """The record of decisions: append-only, each row's hash covering the row before it.
 
 A row's hash is the SHA-256 of the canonical JSON (keys sorted, no spaces, UTF-8) of an object of its fields `number`,
-`at_ms`, `actor`, `action`, `subject`, `before`, `after` and `prev_hash`. The first row's `prev_hash` is 64 zeros.
-Whoever changes or removes a row has to make every later one anew.
+`at_ms`, `actor`, `action`, `subject`, `before`, `after`, `prev_hash` and, if the row has one, `origin`. The first row's
+`prev_hash` is 64 zeros. Whoever changes or removes a row has to make every later one anew.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import Any, Final
 
 from sqlmodel import Session, col, select
 
 from cloud.models import AuditRow
+from cloud.provenance import ORIGIN
 from cloud.store.engine import Change, Database
-from cloud.values import AuditView
+from cloud.values import AuditHead, AuditView
 from protocol.codec import to_plain
 
 FIRST_PREV_HASH: Final = "0" * 64
+EXPORT_BATCH: Final = 500
 
 
 class Audit:
@@ -32,13 +35,52 @@ class Audit:
         with self._database.changing() as change:
             return _view(audit(change, actor, action, subject, before=before, after=after))
 
-    def rows(self, *, after: int = 0, subject: str | None = None, limit: int = 1000) -> tuple[AuditView, ...]:
-        """Return rows by number, those with a higher number than `after`."""
-        query = select(AuditRow).where(col(AuditRow.number) > after).order_by(col(AuditRow.number)).limit(limit)
-        if subject is not None:
-            query = query.where(col(AuditRow.subject) == subject)
+    def rows(  # one parameter a filter
+        self,
+        *,
+        after: int = 0,
+        before: int | None = None,
+        subject: str | None = None,
+        prefix: str | None = None,
+        actor: str | None = None,
+        action: str | None = None,
+        since_ms: int | None = None,
+        until_ms: int | None = None,
+        newest: bool = False,
+        limit: int = 1000,
+    ) -> tuple[AuditView, ...]:
+        """Return rows by number, those with a higher number than `after` and a lower one than `before`.
+
+        `prefix` is what the subject begins with; `until_ms` is not among the times. `newest`: the highest number first.
+        """
+        number = col(AuditRow.number)
+        query = select(AuditRow).where(number > after).order_by(number.desc() if newest else number).limit(limit)
+        for condition in (
+            before is not None and number < before,
+            subject is not None and col(AuditRow.subject) == subject,
+            prefix is not None and col(AuditRow.subject).startswith(prefix, autoescape=True),
+            actor is not None and col(AuditRow.actor) == actor,
+            action is not None and col(AuditRow.action) == action,
+            since_ms is not None and col(AuditRow.at_ms) >= since_ms,
+            until_ms is not None and col(AuditRow.at_ms) < until_ms,
+        ):
+            if condition is not False:
+                query = query.where(condition)
         with self._database.reading() as session:
             return tuple(_view(row) for row in session.exec(query))
+
+    def head(self) -> AuditHead:
+        """Return the newest row's number and hash."""
+        with self._database.reading() as session:
+            row = session.exec(select(AuditRow).order_by(col(AuditRow.number).desc()).limit(1)).first()
+            return AuditHead(number=row.number, hash=row.hash) if row else AuditHead(number=0, hash=FIRST_PREV_HASH)
+
+    def export(self) -> Iterator[str]:
+        """Yield every row as a line of canonical JSON, some at a time: however long the record is, it takes no room."""
+        number = 0
+        while rows := self.rows(after=number, limit=EXPORT_BATCH):
+            yield "".join(f"{line(row)}\n" for row in rows)
+            number = rows[-1].number
 
     def last(self, subject: str) -> AuditView | None:
         """Return the newest row about a subject, or None."""
@@ -62,6 +104,7 @@ def audited(session: Session, subject: str, after: int | None, limit: int) -> tu
 def audit(change: Change, actor: str, action: str, subject: str, *, before: Any = None, after: Any = None) -> AuditRow:
     """Add a decision to the record, within the transaction that carries it out; values are JSON or dataclasses."""
     last = change.session.exec(select(AuditRow).order_by(col(AuditRow.number).desc()).limit(1)).first()
+    origin = ORIGIN.get()
     row = AuditRow(
         number=last.number + 1 if last else 1,
         at_ms=change.now_ms,
@@ -70,6 +113,7 @@ def audit(change: Change, actor: str, action: str, subject: str, *, before: Any 
         subject=subject,
         before=_canonical(to_plain(before)),
         after=_canonical(to_plain(after)),
+        origin=None if origin is None else _canonical(to_plain(origin)),
         prev_hash=last.hash if last else FIRST_PREV_HASH,
         hash="",
     )
@@ -81,10 +125,18 @@ def audit(change: Change, actor: str, action: str, subject: str, *, before: Any 
 
 def row_hash(row: AuditView) -> str:
     """Return the hash that this row must have."""
-    covered = {name: value for name, value in to_plain(row).items() if name != "hash"}
-    # None is left out of plain values, and is null in the record.
-    covered |= {"before": to_plain(row.before), "after": to_plain(row.after)}
+    covered = {name: value for name, value in _fields(row).items() if name != "hash"}
     return hashlib.sha256(_canonical(covered).encode()).hexdigest()
+
+
+def line(row: AuditView) -> str:
+    """Return a row as a line of an export: canonical JSON of all its fields."""
+    return _canonical(_fields(row))
+
+
+def _fields(row: AuditView) -> dict[str, Any]:
+    # None is left out of plain values; these two are null in the record.
+    return to_plain(row) | {"before": to_plain(row.before), "after": to_plain(row.after)}  # type: ignore[no-any-return]
 
 
 def _canonical(value: object) -> str:
@@ -102,4 +154,5 @@ def _view(row: AuditRow) -> AuditView:
         after=json.loads(row.after),
         prev_hash=row.prev_hash,
         hash=row.hash,
+        origin=None if row.origin is None else json.loads(row.origin),
     )

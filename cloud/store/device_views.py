@@ -25,6 +25,8 @@ def filtered(which: DeviceFilter) -> SelectOfScalar[DeviceRow]:
     query = select(DeviceRow)
     if which.product is not None:
         query = query.where(col(DeviceRow.product) == which.product)
+    if which.products is not None:
+        query = query.where(col(DeviceRow.product).in_(which.products))
     if which.group is not None and which.group != EVERYONE:
         members = select(MembershipRow.device_id).where(col(MembershipRow.group_name) == which.group)
         query = query.where(col(DeviceRow.id).in_(members))

@@ -63,6 +63,11 @@ class Devices:
         with self._database.reading() as session:
             return device_views(session, [device_row(session, device_id)])[0]
 
+    def product_of(self, device_id: str) -> str:
+        """Return a device's product; NotFoundError."""
+        with self._database.reading() as session:
+            return device_row(session, device_id).product
+
     # Decided for one device
 
     def pin(self, device_id: str, component: str, version: str, *, by: str) -> PinView:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sqlalchemy import update
-from sqlmodel import col, or_, select
+from sqlmodel import Session, col, or_, select
 
 from cloud.credentials import CertificateView, DeviceDraft, EnrolmentTokenView, TokenDraft
 from cloud.models import CertificateRow, DeviceRow, EnrolmentTokenRow
@@ -54,12 +54,15 @@ class Enrolment:
         with self._database.reading() as session:
             return tuple(_view(row, now_ms) for row in session.exec(query))
 
+    def token(self, name: str) -> EnrolmentTokenView:
+        """Return one token; NotFoundError."""
+        with self._database.reading() as session:
+            return _view(_row(session, name), self._database.now_ms())
+
     def revoke(self, name: str, *, by: str) -> EnrolmentTokenView:
         """Take a token back; devices that it enrolled stay. Raises NotFoundError."""
         with self._database.changing() as change:
-            row = change.session.get(EnrolmentTokenRow, name)
-            if row is None:
-                raise NotFoundError(f"there is no enrolment token named {name!r:.80}; nothing was changed")
+            row = _row(change.session, name)
             if row.revoked_at_ms is None:
                 row.revoked_at_ms = change.now_ms
                 change.session.add(row)
@@ -253,6 +256,13 @@ def _certify(
 
 def _meaning(row: EnrolmentTokenRow) -> tuple[object, ...]:
     return (row.name, row.sha256, row.product, row.hardware_model, row.device_id, sorted(row.groups), row.max_uses)
+
+
+def _row(session: Session, name: str) -> EnrolmentTokenRow:
+    row = session.get(EnrolmentTokenRow, name)
+    if row is None:
+        raise NotFoundError(f"there is no enrolment token named {name!r:.80}; nothing was changed")
+    return row
 
 
 def _view(row: EnrolmentTokenRow, now_ms: int) -> EnrolmentTokenView:

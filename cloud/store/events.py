@@ -57,12 +57,20 @@ class Events:
         return (moments if after else moments[-limit:]), ends
 
     def after(
-        self, number: int, *, product: str | None = None, kinds: Sequence[str] = (), limit: int = 200
+        self,
+        number: int,
+        *,
+        product: str | None = None,
+        products: frozenset[str] | None = None,
+        kinds: Sequence[str] = (),
+        limit: int = 200,
     ) -> tuple[EventView, ...]:
-        """Return events by number, those after `number`; of a product, of some kinds."""
+        """Return events by number, those after `number`; of a product, of some products, of some kinds."""
         query = select(EventRow).where(col(EventRow.number) > number).order_by(col(EventRow.number)).limit(limit)
         if product is not None:
             query = query.where(col(EventRow.product) == product)
+        if products is not None:
+            query = query.where(col(EventRow.product).in_(products))
         if kinds:
             query = query.where(col(EventRow.kind).in_(kinds))
         with self._database.reading() as session:

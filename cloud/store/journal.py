@@ -135,6 +135,9 @@ class Journal:
         if which.product is not None:
             of_product = select(DeviceRow.id).where(col(DeviceRow.product) == which.product)
             query = query.where(col(AttemptRow.device_id).in_(of_product))
+        if which.products is not None:
+            of_products = select(DeviceRow.id).where(col(DeviceRow.product).in_(which.products))
+            query = query.where(col(AttemptRow.device_id).in_(of_products))
         with self._database.reading() as session:
             rows = session.exec(query.order_by(col(AttemptRow.id).desc()).limit(which.limit)).all()
             return attempt_views(session, rows)

@@ -4,7 +4,8 @@
     store.releases   drafts, labels, patches, rollback          store.metrics   what became of releases
     store.devices    registration, lists, pins, OTAs            store.outbox    what is still to be told
     store.redundancy sets whose members take turns
-    store.audit      the hash-chained record of decisions       store.tokens    who may speak to the API
+    store.audit      the hash-chained record of decisions       store.people    who may do what
+    store.tokens     what speaks to the API                     store.sessions  who is logged in to the console
     store.enrolment  tokens that let devices enrol              store.certificates  what devices are known by
     store.events     what happened, for timelines               store.webhooks  who is told of it, and what was taken
 
@@ -30,11 +31,13 @@ from cloud.store.journal import Journal
 from cloud.store.metrics import Metrics
 from cloud.store.outbox import Outbox
 from cloud.store.overview import Overview
+from cloud.store.people import People
 from cloud.store.preflights import Preflights
 from cloud.store.quiet import Quiet
 from cloud.store.redundancy import Redundancy
 from cloud.store.releases import Releases
 from cloud.store.rollouts import Rollouts
+from cloud.store.sessions import Sessions
 from cloud.store.standings import Standings
 from cloud.store.tokens import Tokens
 from cloud.store.webhooks import Webhooks
@@ -56,7 +59,9 @@ class Store:
         self.importing = Importing(database)
         self.journal = Journal(database)
         self.metrics = Metrics(database)
+        self.people = People(database)
         self.tokens = Tokens(database)
+        self.sessions = Sessions(database)
         self.enrolment = Enrolment(database)
         self.certificates = Certificates(database)
         self.events = Events(database)

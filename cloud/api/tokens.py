@@ -1,0 +1,101 @@
+"""API tokens: what programs, and the command line, prove themselves with; and codes that open the console once."""
+
+import secrets
+import time
+from http import HTTPStatus
+from typing import Annotated, Final
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+
+from cloud.access.roles import EVERYTHING, Caller, Role
+from cloud.api.access import seen_products
+from cloud.api.backend import Actor, Backend, CallerDep, Server, hash_token, new_token
+from cloud.api.documents import Document
+from cloud.api.people import check_whole
+from cloud.api.problems import ApiError
+from cloud.store.sessions import CODE_LIFETIME_S
+from cloud.values import TokenView
+
+CODE_BYTES: Final = 32
+MAX_LIFETIME_S: Final = 10 * 365 * 24 * 3600
+router = APIRouter(tags=["tokens"])
+
+
+class NewToken(Document):
+    """A token; what is left out is as much as its maker's. It may never do more than its maker, nor than its person."""
+
+    name: str
+    person: str | None = None
+    role: Role | None = None
+    product: str | None = None
+    lifetime_s: Annotated[int, Field(strict=True, ge=1, le=MAX_LIFETIME_S)] | None = None
+
+
+class MadeToken(BaseModel):
+    """A token, and its text: in this one answer, and nowhere else ever."""
+
+    token: TokenView
+    text: str
+
+
+class LoginCode(BaseModel):
+    """A code that opens the console once, and the page that takes it."""
+
+    code: str
+    url: str
+    expires_at_ms: int
+
+
+@router.get("/tokens")
+def list_tokens(server: Server, caller: CallerDep) -> tuple[TokenView, ...]:
+    """Return one's own tokens; administrators of everything are told all."""
+    return server.store.tokens.tokens(None if caller.may(Role.ADMIN, EVERYTHING) else caller.name)
+
+
+@router.post("/tokens", status_code=HTTPStatus.CREATED)
+def create_token(server: Server, caller: CallerDep, body: NewToken) -> MadeToken:
+    """Make a token: for oneself, or as an administrator of everything for anybody."""
+    person = body.person or caller.name
+    if person != caller.name and not caller.may(Role.ADMIN, EVERYTHING):
+        message = f"Only an administrator of everything makes a token for {person:.80}. Nothing was changed."
+        raise ApiError(HTTPStatus.FORBIDDEN, "not_allowed", message)
+    role, product = body.role or caller.scope.role, body.product or caller.scope.product
+    if not caller.scope.role.covers(role) or caller.scope.product not in (EVERYTHING, product):
+        message = f"The token {caller.token} makes none that may do more than itself. Nothing was changed."
+        raise ApiError(HTTPStatus.FORBIDDEN, "not_allowed", message)
+    if product != EVERYTHING:
+        seen_products(caller, product)
+    text = new_token()
+    view = server.store.tokens.add(
+        body.name,
+        hash_token(text),
+        person=person,
+        role=role,
+        product=product,
+        expires_at_ms=_expires_at_ms(server, caller, body.lifetime_s),
+        by=caller.name,
+    )
+    return MadeToken(token=view, text=text)
+
+
+@router.delete("/tokens/{name}")
+def revoke_token(server: Server, actor: Actor, name: str) -> TokenView:
+    """Revoke a token: the server refuses it from now on."""
+    return server.store.tokens.revoke(name, by=actor)
+
+
+@router.post("/login-codes", status_code=HTTPStatus.CREATED)
+def create_login_code(server: Server, caller: CallerDep) -> LoginCode:
+    """Make a code that opens the console once, for five minutes."""
+    check_whole(caller, "to open the console")
+    code = secrets.token_urlsafe(CODE_BYTES)
+    until_ms = server.store.sessions.add_code(hash_token(code), caller.name, lifetime_s=CODE_LIFETIME_S)
+    return LoginCode(code=code, url=f"{server.base_url}/login?code={code}", expires_at_ms=until_ms)
+
+
+def _expires_at_ms(server: Backend, caller: Caller, lifetime_s: int | None) -> int | None:
+    """Return until when a token is good: not longer than the one that makes it."""
+    mine = server.store.tokens.token(caller.token).expires_at_ms if caller.token else None
+    wanted = None if lifetime_s is None else int(time.time() * 1000) + lifetime_s * 1000
+    return min((it for it in (mine, wanted) if it is not None), default=None)
