@@ -10,6 +10,8 @@ class Changes:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._revision = 0
+        self.closed = False
+        """Whether the server ends: nobody is to wait any more."""
         self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
 
     @property
@@ -25,6 +27,11 @@ class Changes:
         for loop, future in waiting:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(_finish, future)
+
+    def close(self) -> None:
+        """Wake everybody for the last time."""
+        self.closed = True
+        self.bump()
 
     async def wait(self, seen: int, timeout_s: float) -> int:
         """Return the revision as soon as it is not `seen`, or after the timeout whatever it is."""

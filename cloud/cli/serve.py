@@ -318,7 +318,7 @@ async def _run(parts: Parts, operator: Operator) -> None:
             ]
             await stop.wait()
             server.should_exit = True
-            changes.bump()  # long polls end now
+            changes.close()  # long polls and the console's streams end now
             await http
             for task in loops:
                 task.cancel()

@@ -48,12 +48,15 @@ def show_strip(visit: Visit) -> Response:
 
 async def _words(request: Request, streams: Streams, changes: Changes) -> AsyncIterator[str]:
     streams.open += 1
-    ends_at = asyncio.get_running_loop().time() + LONGEST_S
+    loop = asyncio.get_running_loop()
+    ends_at = loop.time() + LONGEST_S
     try:
         seen = changes.revision
         yield "retry: 1000\n\n"
-        while asyncio.get_running_loop().time() < ends_at and not await request.is_disconnected():
+        while not changes.closed and loop.time() < ends_at and not await request.is_disconnected():
             revision = await changes.wait(seen, SILENT_S)
+            if changes.closed:
+                return
             yield f"event: changed\ndata: {revision}\n\n" if revision != seen else "event: still\ndata:\n\n"
             seen = revision
             await asyncio.sleep(CALM_S)
