@@ -85,8 +85,9 @@ _READS: Final = {
         *("list_sets", "list_webhooks", "list_enrolment_tokens", "list_events", "list_people"),
         *("show_blob", "show_standing", "show_metadata"),
     ),
-    Subject.SERVER: ("list_audit", "show_audit_head", "export_audit", "show_metrics")
-    + ("list_authorities", "list_dependants"),
+    Subject.SERVER: (
+        *("list_audit", "show_audit_head", "export_audit", "show_metrics", "list_authorities", "list_dependants"),
+    ),
     Subject.PRODUCT: ("show_product", "show_group", "explain_match", "try_query", "show_firmware", "show_matrix"),
     Subject.DEVICE: (
         *("show_device", "show_history", "show_decisions", "show_why", "show_device_timeline", "list_certificates"),

@@ -126,20 +126,10 @@ def check(
 
 def _missing(rule: Rule | None, path: Mapping[str, Any], product: str) -> str:
     """Return what is said of something that is not there: so nobody learns that something of another product is."""
-    match rule.of if rule else None:
-        case Subject.DEVICE:
-            return f"there is no device {path['device_id']!r:.80}"
-        case Subject.RELEASE:
-            return f"there is no release {path['release_id']!r:.80}"
-        case Subject.OTA:
-            return f"there is no single-device OTA {path['ota_id']!r:.80}"
-        case Subject.WEBHOOK:
-            return f"there is no webhook {path['name']!r:.80}"
-        case Subject.ENROLMENT_TOKEN:
-            return f"there is no enrolment token named {path['name']!r:.80}"
-        case Subject.SET if "name" in path:
-            return f"there is no redundancy set {path['name']!r:.80}"
-    return f"there is no product {product!r:.80}"
+    if rule is None or rule.of not in _NAMES or _NAMES[rule.of][1] not in path:
+        return f"there is no product {product!r:.80}"
+    what, name = _NAMES[rule.of]
+    return f"there is no {what} {path[name]!r:.80}"
 
 
 def _hidden(sentence: str) -> ApiError:
@@ -185,6 +175,15 @@ def _of_webhook(server: Backend, path: Mapping[str, Any], _body: Body) -> About:
     return About(frozenset({server.store.webhooks.webhook(path["name"]).product or EVERYTHING}))
 
 
+_NAMES: Final[Mapping[Subject, tuple[str, str]]] = {
+    Subject.DEVICE: ("device", "device_id"),
+    Subject.RELEASE: ("release", "release_id"),
+    Subject.OTA: ("single-device OTA", "ota_id"),
+    Subject.WEBHOOK: ("webhook", "name"),
+    Subject.ENROLMENT_TOKEN: ("enrolment token named", "name"),
+    Subject.SET: ("redundancy set", "name"),
+}
+"""What the store calls them, and which part of the path names them."""
 _FINDERS: Final[Mapping[Subject, Callable[[Backend, Mapping[str, Any], Body], About]]] = {
     Subject.SERVER: lambda _server, _path, _body: About(frozenset({EVERYTHING})),
     Subject.PRODUCT: lambda _server, path, _body: About(frozenset({path["product"]})),

@@ -25,7 +25,7 @@ from cloud.webhooks.secret_files import SecretFiles
 
 MAX_WAIT_S: Final = 30
 """The longest that a long poll waits."""
-TOKEN_PREFIX: Final = "flt_"
+TOKEN_PREFIX: Final = "flt_"  # noqa: S105 - what all of them begin with
 """What a token begins with: whoever finds one in a file knows what it is."""
 TOKEN_BYTES: Final = 32
 _bearer = HTTPBearer(auto_error=False, description="The token that `fleetlift init` wrote to the operator's home.")

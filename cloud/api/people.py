@@ -26,7 +26,7 @@ class NewPerson(Document):
     """A person: a role for each product that they may do something with, or for `*`."""
 
     name: Annotated[str, Field(max_length=MAX_ID_LENGTH)]
-    grants: Annotated[dict[str, Role], Field(max_length=MAX_GRANTS)] = {}
+    grants: Annotated[dict[str, Role], Field(max_length=MAX_GRANTS, default_factory=dict)]
 
 
 class PersonChange(Document):

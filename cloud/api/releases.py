@@ -38,7 +38,7 @@ router = APIRouter(tags=["releases"])
 
 
 @router.get("/releases")
-def list_releases(
+def list_releases(  # noqa: PLR0917 - one parameter a query field
     server: Server,
     caller: CallerDep,
     product: str | None = None,

@@ -18,6 +18,7 @@ COLUMNS = (
     Column("until", lambda row: moment(row["not_after_ms"])),
     Column("sha256", lambda row: str(row["sha256"])[:16]),
 )
+NAME = COLUMNS[1]
 kind_argument = click.argument("kind", type=click.Choice(["devices", "services"]))
 
 
@@ -40,7 +41,8 @@ def list_(operator: Operator, *, authority: str | None) -> None:
         operator.output.rows(rows, [Column("device", "device_id")], nothing=f"No device needs {authority}.")
         return
     pages = operator.api.get("authorities")
-    operator.output.rows([row for page in pages for row in page["authorities"]], COLUMNS, nothing="There is none.")
+    rows = [row for page in pages for row in page["authorities"]]
+    operator.output.rows(rows, COLUMNS, nothing="There is none.", key=NAME)
 
 
 @ca.command("rotate")
@@ -57,7 +59,7 @@ def rotate(operator: Operator, *, kind: str, yes: bool) -> None:
     else:
         _keep(operator, page["bundle"])
         operator.output.say(f"{name} is told to devices from now on; it signs when the one before is retired.")
-    operator.output.rows(page["authorities"], COLUMNS, nothing="")
+    operator.output.rows(page["authorities"], COLUMNS, nothing="", key=NAME)
 
 
 @ca.command("retire")
@@ -72,7 +74,7 @@ def retire(operator: Operator, *, kind: str, force: bool, yes: bool) -> None:
     if kind == "services":
         _keep(operator, page["bundle"])
     operator.output.say(f"{page['authorities'][0]['name']} alone is trusted for {kind}.")
-    operator.output.rows(page["authorities"], COLUMNS, nothing="")
+    operator.output.rows(page["authorities"], COLUMNS, nothing="", key=NAME)
 
 
 @ca.command("fetch")
@@ -82,8 +84,8 @@ def fetch(operator: Operator) -> None:
     (page,) = (page for page in operator.api.get("authorities") if page["kind"] == "services")
     path = _keep(operator, page["bundle"])
     operator.output.say(f"{path} has {', '.join(row['name'] for row in page['authorities'])}.")
-    if operator.output.is_json:
-        operator.output.document(page["authorities"])
+    if operator.output.for_program:
+        operator.output.document(page["authorities"], names=[row["name"] for row in page["authorities"]])
 
 
 def _keep(operator: Operator, bundle: Any) -> Path:

@@ -106,6 +106,7 @@ HISTORY = (
     Column("fetched", lambda attempt: size(attempt["fetched_bytes"]), justify="right"),
     Column("forced", "forced"),
 )
+ATTEMPT = Column("attempt", "attempt_id")
 STEPS = (
     Column("device", "device_id"),
     Column("steps", lambda row: " > ".join(str(step["outcome"] or step["phase"]) for step in row["steps"])),
@@ -151,7 +152,7 @@ def show(operator: Operator, *, device_id: str) -> None:
 def history(operator: Operator, *, device_id: str, limit: int) -> None:
     """Show what one device did, newest first."""
     found = operator.api.get("devices", device_id, "history", limit=limit)
-    operator.output.rows(found, HISTORY, nothing=f"{device_id} has taken nothing yet.")
+    operator.output.rows(found, HISTORY, nothing=f"{device_id} has taken nothing yet.", key=ATTEMPT)
 
 
 @device.command("lock")

@@ -63,8 +63,8 @@ def add(operator: Operator, *, name: str, devices: tuple[str, ...]) -> None:
     """Put devices into a set."""
     changed = operator.api.post("sets", name, "members", body={"add": list(devices)})
     operator.output.say(f"{plural(changed['added'], 'device')} new in redundancy set {name}.")
-    if operator.output.is_json:
-        operator.output.document(changed)
+    if operator.output.for_program:
+        operator.output.document(changed, names=devices)
 
 
 @set_.command("remove")
@@ -75,8 +75,8 @@ def remove(operator: Operator, *, name: str, devices: tuple[str, ...]) -> None:
     """Take devices out of a set."""
     changed = operator.api.post("sets", name, "members", body={"remove": list(devices)})
     operator.output.say(f"{plural(changed['removed'], 'device')} taken out of redundancy set {name}.")
-    if operator.output.is_json:
-        operator.output.document(changed)
+    if operator.output.for_program:
+        operator.output.document(changed, names=devices)
 
 
 @set_.command("list")
@@ -92,8 +92,8 @@ def list_(operator: Operator) -> None:
 def show(operator: Operator, *, name: str) -> None:
     """Show a set: who has its turn, who waits, the one that goes next on top."""
     found = operator.api.get("sets", name)
-    if operator.output.is_json:
-        operator.output.document(found)
+    if operator.output.for_program:
+        operator.output.document(found, names=[it["device_id"] for it in found["members"]])
         return
     order = {standing: place for place, standing in enumerate((Standing.HOLDS, Standing.WAITS, Standing.FREE))}
     members = sorted(found["members"], key=lambda it: (order[it["standing"]], it["asked"] or 0, it["device_id"]))
@@ -110,8 +110,8 @@ def delete(operator: Operator, *, name: str, yes: bool) -> None:
     operator.output.confirm(f"Delete redundancy set {name}, of {plural(len(known['members']), 'device')}?", yes=yes)
     operator.api.delete("sets", name)
     operator.output.say(f"Redundancy set {name} is deleted.")
-    if operator.output.is_json:
-        operator.output.document(known)
+    if operator.output.for_program:
+        operator.output.document(known, names=[name])
 
 
 @set_.command("take-turn-away")
@@ -129,5 +129,5 @@ def take_turn_away(operator: Operator, *, device_id: str, yes: bool) -> None:
     )
     taken = operator.api.delete("devices", device_id, "turn")
     operator.output.say(f"{device_id} has its turn no more: the others go on.")
-    if operator.output.is_json:
-        operator.output.document(taken)
+    if operator.output.for_program:
+        operator.output.document(taken, names=[device_id])

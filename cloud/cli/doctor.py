@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from cloud.broker_files import BrokerFiles
 from cloud.cli.context import Command, Operator, pass_operator
 from cloud.cli.render import Column, Output, plural
+from cloud.cli.terminal import console_on
 from cloud.config import Home, Settings, load_settings, parse_broker_url, read_broker_password
 from cloud.doctor.case import Case, Door, Passes
 from cloud.doctor.examination import CHECKS, examine
@@ -87,7 +87,7 @@ def _doors(home: Home, settings: Settings, broker: str | None, cloud_broker: str
 
 def _watched(output: Output, case: Case) -> list[Finding]:
     """Make the examination, and show on a terminal how far it is."""
-    console = Console(file=output.stderr)
+    console = console_on(output.stderr)
     findings: list[Finding] = []
     with console.status(f"looking at {case.devices}") if console.is_terminal else contextlib.nullcontext() as status:
         for finding in examine(case):
@@ -98,14 +98,15 @@ def _watched(output: Output, case: Case) -> list[Finding]:
 
 
 def _tell(output: Output, case: Case, findings: list[Finding]) -> None:
-    if output.is_json:
+    if output.for_program:
         output.document(
             {
                 "devices": str(case.devices),
                 "cloud": str(case.cloud),
                 "verdict": _worst(findings).value,
                 "findings": [finding.document() for finding in findings],
-            }
+            },
+            names=[finding.check for finding in findings if finding.seen.verdict is not Verdict.OK],
         )
         return
     output.rows([finding.document() for finding in findings], COLUMNS, nothing="Nothing was looked at.")

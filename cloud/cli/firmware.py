@@ -72,7 +72,7 @@ BUILT = (
     Column("size", lambda row: size(row["size_bytes"])),
     Column("digest", "digest"),
 )
-
+VERSION = COLUMNS[2]
 ROLE_SUFFIX = ".role.json"
 image_argument = click.argument("image", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 
@@ -129,7 +129,7 @@ def sign_(operator: Operator, *, image: Path, role: Path | None, to: Path | None
     if missing:
         operator.output.say(f"{missing} more must sign it: `fleetlift key sign {path}`, each with a key of his own.")
     row = {"product": product, "version": package.description.version, "role": str(path), "missing": missing}
-    operator.output.record(row, SIGNED)
+    operator.output.record(row, SIGNED, key=ROLE_FILE)
 
 
 def _missing(keyring: Keyring, product: str, role: bytes) -> int:
@@ -144,6 +144,7 @@ SIGNED = (
     Column("signed role", "role"),
     Column("signatures missing", lambda row: row.get("missing", 0)),
 )
+ROLE_FILE = SIGNED[2]
 
 
 @firmware.command("upload")
@@ -167,7 +168,7 @@ def upload_(operator: Operator, *, image: Path, role: Path | None, **facts: Any)
     else:
         publish(operator, package)
     operator.output.say(f"{said.product}/{said.component} {said.version} is published.")
-    operator.output.record(operator.api.get("firmware", said.product, said.component, said.version), DETAILS)
+    operator.output.record(operator.api.get("firmware", said.product, said.component, said.version), DETAILS, key=VERSION)
 
 
 def _send_role(operator: Operator, package: Package, role: Path) -> None:
@@ -185,7 +186,7 @@ def _send_role(operator: Operator, package: Package, role: Path) -> None:
 def list_(operator: Operator, *, product: str | None, component: str | None) -> None:
     """List firmware, newest first."""
     found = operator.api.get("firmware", product=product or operator.context.product, component=component)
-    operator.output.rows(found, COLUMNS, nothing="There is no firmware yet.")
+    operator.output.rows(found, COLUMNS, nothing="There is no firmware yet.", key=VERSION)
 
 
 @firmware.command("show")
@@ -196,7 +197,7 @@ def list_(operator: Operator, *, product: str | None, component: str | None) -> 
 def show(operator: Operator, *, version: str, product: str | None, component: str | None) -> None:
     """Show one firmware."""
     path = ("firmware", operator.product(product), operator.component(component), version)
-    operator.output.record(operator.api.get(*path), DETAILS)
+    operator.output.record(operator.api.get(*path), DETAILS, key=VERSION)
 
 
 @firmware.command("role")
@@ -207,7 +208,8 @@ def role_(operator: Operator, *, product: str | None, to: Path) -> None:
     """Fetch a product's current role, to sign on top of it on a machine without network."""
     chosen = operator.product(product)
     write_durably(to, current_role(operator, chosen))
-    operator.output.record({"product": chosen, "version": _version_of(to), "role": str(to)}, SIGNED)
+    row = {"product": chosen, "version": _version_of(to), "role": str(to)}
+    operator.output.record(row, SIGNED, key=ROLE_FILE)
 
 
 def _version_of(role: Path) -> object:

@@ -16,6 +16,7 @@ COLUMNS = (
     Column("where", "query"),
     Column("created", lambda row: moment(row["created_at_ms"])),
 )
+NAME = COLUMNS[1]
 MATCHES = (Column("device", "device"),)
 SAW = (Column("comparison", "comparison"), Column("saw", "saw"), Column("holds", "holds"))
 MOST_GROUPS = f"A device is in {MAX_GROUPS - 1} groups at most, those that rank first."
@@ -64,7 +65,7 @@ def create(
         operator.api.post("groups", chosen, name, "members", body={"add": list(devices)})
         made = operator.api.get("groups", chosen, name)["group"]
     operator.output.say(f"Group {name} of {chosen} is made, at rank {made['rank']}.")
-    operator.output.record(made, COLUMNS)
+    operator.output.record(made, COLUMNS, key=NAME)
 
 
 @group.command("test")
@@ -75,8 +76,8 @@ def create(
 def test(operator: Operator, *, query: str, product: str | None, device: str | None) -> None:
     """Show which devices a query is true of now; nothing is made."""
     page = operator.api.post("groups", operator.product(product), "trial", body={"query": query, "device_id": device})
-    if operator.output.is_json:
-        operator.output.document(page)
+    if operator.output.for_program:
+        operator.output.document(page, names=page["trial"]["matches"])
         return
     _tell_trial(operator, page["trial"])
     operator.output.rows([{"device": it} for it in page["trial"]["matches"]], MATCHES, nothing="No device matches.")
@@ -95,7 +96,7 @@ def where(operator: Operator, *, name: str, query: str, product: str | None) -> 
     _tell_trial(operator, _trial(operator, chosen, query)["trial"])
     changed = operator.api.patch("groups", chosen, name, body={"query": query})
     operator.output.say(f"Group {name} of {chosen} has {plural(changed['devices'], 'device')} now.")
-    operator.output.record(changed, COLUMNS)
+    operator.output.record(changed, COLUMNS, key=NAME)
 
 
 @group.command("list")
@@ -104,7 +105,7 @@ def where(operator: Operator, *, name: str, query: str, product: str | None) -> 
 def list_(operator: Operator, *, product: str | None) -> None:
     """List groups, the one that decides first on top."""
     found = operator.api.get("groups", product=product or operator.context.product)
-    operator.output.rows(found, COLUMNS, nothing="There is no group yet.")
+    operator.output.rows(found, COLUMNS, nothing="There is no group yet.", key=NAME)
 
 
 @group.command("show")
@@ -117,15 +118,15 @@ def show(operator: Operator, *, name: str, product: str | None, device: str | No
     chosen = operator.product(product)
     if device is not None:
         match = operator.api.get("groups", chosen, name, "devices", device)
-        if operator.output.is_json:
-            operator.output.document(match)
+        if operator.output.for_program:
+            operator.output.document(match, names=[device] if match["member"] else [])
         else:
             operator.output.say(f"{shown(device)} is {'' if match['member'] else 'not '}in group {name} of {chosen}.")
             _tell_match(operator, match, grouped=True)
         return
     page = operator.api.get("groups", chosen, name)
     columns = [Column(c.heading, lambda row, c=c: c.text(row["group"])) for c in COLUMNS]  # type: ignore[misc]
-    operator.output.record(page, [*columns, Column("members", "members")])
+    operator.output.record(page, [*columns, Column("members", "members")], key=columns[1])
 
 
 @group.command("add")
@@ -138,8 +139,8 @@ def add(operator: Operator, *, name: str, devices: tuple[str, ...], product: str
     chosen = operator.product(product)
     changed = operator.api.post("groups", chosen, name, "members", body={"add": list(devices)})
     operator.output.say(f"{plural(changed['added'], 'device')} new in group {name} of {chosen}.")
-    if operator.output.is_json:
-        operator.output.document(changed)
+    if operator.output.for_program:
+        operator.output.document(changed, names=devices)
 
 
 @group.command("remove")
@@ -152,8 +153,8 @@ def remove(operator: Operator, *, name: str, devices: tuple[str, ...], product: 
     chosen = operator.product(product)
     changed = operator.api.post("groups", chosen, name, "members", body={"remove": list(devices)})
     operator.output.say(f"{plural(changed['removed'], 'device')} taken out of group {name} of {chosen}.")
-    if operator.output.is_json:
-        operator.output.document(changed)
+    if operator.output.for_program:
+        operator.output.document(changed, names=devices)
 
 
 @group.command("rank")
@@ -164,7 +165,7 @@ def remove(operator: Operator, *, name: str, devices: tuple[str, ...], product: 
 def rank(operator: Operator, *, name: str, rank: int, product: str | None) -> None:
     """Move a group to another rank."""
     changed = operator.api.patch("groups", operator.product(product), name, body={"rank": rank})
-    operator.output.record(changed, COLUMNS)
+    operator.output.record(changed, COLUMNS, key=NAME)
 
 
 @group.command("delete")
@@ -179,8 +180,8 @@ def delete(operator: Operator, *, name: str, product: str | None, yes: bool) -> 
     operator.output.confirm(f"Delete group {name} of {chosen}, with {plural(known['devices'], 'device')}?", yes=yes)
     operator.api.delete("groups", chosen, name)
     operator.output.say(f"Group {name} of {chosen} is deleted.")
-    if operator.output.is_json:
-        operator.output.document(known)
+    if operator.output.for_program:
+        operator.output.document(known, names=[name])
 
 
 def _trial(operator: Operator, product: str, query: str) -> Json:

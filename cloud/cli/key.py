@@ -34,6 +34,7 @@ ROLES: Final = (
     Column("private part", "where"),
     Column("signed", lambda row: " " if row["signed"] is None else "yes" if row["signed"] else "no"),
 )
+KEY_ID: Final = Column("key", "keyid")
 ENTRY: Final = (
     Column("name", "name"),
     Column("whose", "label"),
@@ -73,7 +74,7 @@ def list_(operator: Operator, *, offline: bool) -> None:
                     raise
                 operator.output.warn(f"The server was not asked: {error} What follows is what this keyring knows.")
         rows = _rows(keyring, {row["role"]: row for row in served if row["role"] in (SNAPSHOT, TIMESTAMP)})
-    operator.output.rows(rows, ROLES, nothing="This keyring knows no role.")
+    operator.output.rows(rows, ROLES, nothing="This keyring knows no role.", key=KEY_ID)
     late = sorted({row["role"] for row in rows if row["due"]})
     if late:
         operator.output.warn(f"Due: {', '.join(late)}. Renew with `fleetlift key renew`.")

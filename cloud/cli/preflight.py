@@ -36,10 +36,10 @@ def plan(operator: Operator, *, what: str, devices: bool, **said: Any) -> None:
     """
     with tempfile.TemporaryDirectory(prefix="fleetlift-") as scratch:
         made = prepared(operator, what, Path(scratch), said)
-    listed = devices or operator.output.is_json
+    listed = devices or operator.output.for_program
     told: Json = operator.api.post("releases", "plan", body=made.asked | {"devices": listed})
-    if operator.output.is_json:
-        operator.output.document(told)
+    if operator.output.for_program:
+        operator.output.document(told, names=[told["plan_hash"]])
         return
     for line in (made.headline, *describe(made.planned), told["sentence"]):
         operator.output.say(line)

@@ -8,7 +8,7 @@ from cloud.cli.options import PERCENTAGE, channel_options, timeout_option, wait_
 from cloud.cli.outlook import tell_forecast
 from cloud.cli.preflight import plan
 from cloud.cli.push import push
-from cloud.cli.release_pages import COLUMNS, channel_of, channel_pages, details, find, finish, label_of
+from cloud.cli.release_pages import COLUMNS, ID, channel_of, channel_pages, details, find, finish, label_of
 from cloud.cli.render import plural, shown
 from cloud.cli.requirements import needs
 from cloud.cli.rollout import COMMANDS as ROLLOUT_COMMANDS
@@ -41,7 +41,7 @@ def list_(operator: Operator, *, product: str | None, group: str | None, compone
     and runs it now; where it is released again, on the newest label.
     """
     query = {"product": product or operator.context.product, "group": group, "component": component}
-    operator.output.rows(operator.api.get("releases", **query), COLUMNS, nothing="There is no release yet.")
+    operator.output.rows(operator.api.get("releases", **query), COLUMNS, nothing="There is no release yet.", key=ID)
 
 
 @release.command("show")

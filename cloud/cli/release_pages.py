@@ -53,8 +53,10 @@ COLUMNS = (
     Column("failed", _count("failures"), justify="right"),
     Column("active", lambda page: f"{page['metrics']['active_percent']:.0f} %", justify="right"),
 )
+ID = Column("deployment id", _of("release_id"))
+"""What a script calls a release by: labels are a channel's own."""
 _BEFORE = (
-    Column("deployment id", _of("release_id")),
+    ID,
     *COLUMNS,
     Column("target range", _of("target_range")),
     Column("mandatory", _of("mandatory")),

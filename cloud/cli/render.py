@@ -1,7 +1,8 @@
-"""How answers reach a person or a program: tables, JSON alone on standard output, progress, questions.
+"""How answers reach a person or a program: tables, JSON or YAML alone on standard output, progress, questions.
 
-With `-o json` standard output holds one JSON document and nothing else; what people like to know goes to standard
-error. Text that devices wrote is shown without its control characters: a terminal obeys those.
+With `-o json` or `-o yaml` standard output holds one document and nothing else, with `-o name` one name or id a line;
+what people like to know goes to standard error. Text that devices wrote is shown without its control characters: a
+terminal obeys those.
 """
 
 import json
@@ -13,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal, TextIO
 
 import click
-from rich.console import Console
+import yaml
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -26,11 +27,11 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from cloud.cli.terminal import console_on, is_terminal
 from protocol.errors import UserError
 
-OutputFormat = Literal["table", "json"]
-PLAIN_WIDTH: Final = 4000
-"""Lists are never cut: a terminal that is too narrow wraps their lines, and a file takes them as they are."""
+OutputFormat = Literal["table", "json", "yaml", "name"]
+FORMATS: Final[tuple[OutputFormat, ...]] = ("table", "json", "yaml", "name")
 PLAIN_STEPS: Final = 4
 
 Row = Mapping[str, Any]
@@ -44,10 +45,13 @@ class Column:
     value: str | Callable[[Row], object]
     justify: Literal["left", "right"] = "left"
 
+    def of(self, row: Row) -> object:
+        """Return what stands in a row."""
+        return row.get(self.value) if isinstance(self.value, str) else self.value(row)
+
     def text(self, row: Row) -> Text:
         """Return the cell of a row."""
-        found = row.get(self.value) if isinstance(self.value, str) else self.value(row)
-        return Text(shown(found))
+        return Text(shown(self.of(row)))
 
 
 def shown(value: object) -> str:
@@ -97,51 +101,60 @@ class Output:
     stderr: TextIO = field(default_factory=lambda: sys.stderr)
 
     @property
-    def is_json(self) -> bool:
+    def for_program(self) -> bool:
         """Whether a program reads the answer."""
-        return self.format == "json"
+        return self.format != "table"
 
     def say(self, sentence: str) -> None:
         """Tell a person something that is not the answer itself."""
-        self._console(self.stderr if self.is_json else self.stdout).print(Text(sentence), soft_wrap=True)
+        console_on(self.stderr if self.for_program else self.stdout).print(Text(sentence), soft_wrap=True)
 
     def warn(self, sentence: str) -> None:
         """Tell a person, on standard error."""
-        self._console(self.stderr).print(Text(sentence), soft_wrap=True)
+        console_on(self.stderr).print(Text(sentence), soft_wrap=True)
 
-    def document(self, value: object) -> None:
-        """Write the answer for a program: one JSON document."""
-        self.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-        self.stdout.flush()
+    def document(self, value: object, *, names: Iterable[object] = ()) -> None:
+        """Write the answer for a program: one document, or with `-o name` the names of what is in it, one a line."""
+        if self.format == "name":
+            self._write("".join(f"{shown(name)}\n" for name in names if name is not None))
+        elif self.format == "yaml":
+            self._write(_yaml(value))
+        else:
+            self._write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
-    def rows(self, rows: Sequence[Row], columns: Iterable[Column], *, nothing: str) -> None:
-        """Write the answer as a table, or as a JSON list."""
-        if self.is_json:
-            self.document(list(rows))
+    def part(self, value: object, *, names: Iterable[object] = ()) -> None:
+        """Write one of several answers that come one after another: a line of JSON, a document of YAML, names."""
+        if self.format == "json":
+            self._write(json.dumps(value, ensure_ascii=False) + "\n")
+        elif self.format == "yaml":
+            self._write("---\n" + _yaml(value))
+        else:
+            self.document(value, names=names)
+
+    def rows(
+        self, rows: Sequence[Row], columns: Iterable[Column], *, nothing: str, key: Column | None = None
+    ) -> None:
+        """Write the answer as a table, or as a list; `-o name` gives the `key` of each (default: the first column)."""
+        columns = tuple(columns)
+        if self.for_program:
+            self.document(list(rows), names=[(key or columns[0]).of(row) for row in rows])
             return
         if not rows:
             self.say(nothing)
             return
-        columns = tuple(columns)
-        console = self._console(self.stdout, wide=True)
-        table = Table(box=None, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-        for column in columns:
-            table.add_column(column.heading.upper(), justify=column.justify, no_wrap=True)
-        for row in rows:
-            table.add_row(*(column.text(row) for column in columns))
-        console.print(table)
+        console_on(self.stdout, wide=True).print(table_of(rows, columns))
 
-    def record(self, row: Row, columns: Iterable[Column]) -> None:
-        """Write one thing as a list of its properties, or as a JSON object."""
-        if self.is_json:
-            self.document(row)
+    def record(self, row: Row, columns: Iterable[Column], *, key: Column | None = None) -> None:
+        """Write one thing as a list of its properties, or as an object; `key` is as in `rows`."""
+        columns = tuple(columns)
+        if self.for_program:
+            self.document(row, names=[(key or columns[0]).of(row)])
             return
-        table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
-        table.add_column(style="bold", no_wrap=True)
-        table.add_column(overflow="fold")
-        for column in columns:
-            table.add_row(column.heading, column.text(row))
-        self._console(self.stdout).print(table)
+        console_on(self.stdout).print(record_of(row, columns))
+
+    def _write(self, text: str) -> None:
+        self.stdout.write(text)
+        self.stdout.flush()
 
     @property
     def can_ask(self) -> bool:
@@ -160,8 +173,8 @@ class Output:
     @contextmanager
     def progress(self, label: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
         """Show how far long work is; yields a function that takes the bytes done since the last call."""
-        console = self._console(self.stderr)
-        if not console.is_terminal:
+        console = console_on(self.stderr)
+        if not is_terminal(self.stderr):
             yield _PlainProgress(self, label, total_bytes)
             return
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(True), TransferSpeedColumn())
@@ -172,10 +185,10 @@ class Output:
     @contextmanager
     def counting(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
         """Show how many of many things are done; yields a function that takes how many since the last call."""
-        console = self._console(self.stderr)
+        console = console_on(self.stderr)
         if total < 2:
             yield lambda _done: None
-        elif not console.is_terminal:
+        elif not is_terminal(self.stderr):
             yield _PlainProgress(self, label, total, str)
         else:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -183,9 +196,32 @@ class Output:
                 task = progress.add_task(shown(label), total=total)
                 yield lambda done: progress.update(task, advance=done)
 
-    def _console(self, stream: TextIO, *, wide: bool = False) -> Console:
-        width = PLAIN_WIDTH if wide or not stream.isatty() else None
-        return Console(file=stream, width=width, highlight=False, emoji=False, markup=False)
+
+def table_of(rows: Sequence[Row], columns: Iterable[Column]) -> Table:
+    """Return rows as a table; nothing in it is cut."""
+    table = Table(box=None, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    columns = tuple(columns)
+    for column in columns:
+        table.add_column(column.heading.upper(), justify=column.justify, no_wrap=True)
+    for row in rows:
+        table.add_row(*(column.text(row) for column in columns))
+    return table
+
+
+def record_of(row: Row, columns: Iterable[Column]) -> Table:
+    """Return one thing as a list of its properties."""
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for column in columns:
+        table.add_row(column.heading, column.text(row))
+    return table
+
+
+def _yaml(value: object) -> str:
+    plain = json.loads(json.dumps(value, ensure_ascii=False))  # tuples, and names that are not text, as JSON has them
+    text: str = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=4000)
+    return text.removesuffix("...\n")
 
 
 class _PlainProgress:

@@ -35,6 +35,7 @@ MATRIX = (
     Column("does not work with", "breaks"),
     Column("published", "published"),
 )
+VERSION = MATRIX[1]
 NEEDS = (
     Column("needs", lambda row: f"{row['what']} {row['needs']}"),
     Column("has", "has"),
@@ -52,7 +53,7 @@ NEEDS = (
 def matrix(operator: Operator, *, product: str | None, component: str | None) -> None:
     """Show which firmware needs which base or agent, and which works with which."""
     rows = operator.api.get("products", operator.product(product), "matrix", component=component)
-    operator.output.rows(rows, MATRIX, nothing="There is no firmware yet.")
+    operator.output.rows(rows, MATRIX, nothing="There is no firmware yet.", key=VERSION)
 
 
 @click.command("needs", cls=Command)
@@ -63,8 +64,8 @@ def needs(operator: Operator, *, name: str, **channel: str | None) -> None:
     """Show which devices need another component or agent before they can take RELEASE, or would break by it."""
     page = find(operator, name, channel)
     found = operator.api.get("releases", page["release"]["release_id"], "needs")
-    if operator.output.is_json:
-        operator.output.document(found)
+    if operator.output.for_program:
+        operator.output.document(found, names=sorted({device for it in found["needs"] for device in it["devices"]}))
         return
     _tell(operator, f"{channel_of(page)} {label_of(page)}", found)
 

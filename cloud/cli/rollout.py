@@ -10,7 +10,7 @@ import click
 from cloud.cli.client import Json
 from cloud.cli.context import Command, Operator, pass_operator
 from cloud.cli.options import channel_options, yes_option
-from cloud.cli.release_pages import channel_of, find, label_of
+from cloud.cli.release_pages import ID, channel_of, find, label_of
 from cloud.cli.render import Column, moment, plural, shown
 
 BAR_CELLS: Final = 30
@@ -120,10 +120,10 @@ def _steer(
 
 def _show(operator: Operator, page: Json) -> None:
     output = operator.output
-    if output.is_json:
-        output.document(page)
+    if output.for_program:
+        output.document(page, names=[ID.of(page)])
         return
-    output.record(page, _details(page))
+    output.record(page, _details(page), key=ID)
     if page["strata"]:
         output.say("")
         output.rows(page["strata"], STRATA, nothing="")

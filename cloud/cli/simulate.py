@@ -99,8 +99,10 @@ def simulate(operator: Operator, *, runs: int, seed: int, until: str, picture: P
         answers["good"] = rehearse_all(good, seed, runs, done)
     if picture is not None:
         _draw(picture, next(iter(answers.values())), said_of_fleet, output)
-    if output.is_json:
-        output.document({name: _document(some) for name, some in answers.items()} | {"fleet": said_of_fleet})
+    if output.for_program:
+        output.document(
+            {name: _document(some) for name, some in answers.items()} | {"fleet": said_of_fleet}, names=answers
+        )
         return 0
     _tell(output, answers, said_of_fleet)
     return 0

@@ -1,6 +1,5 @@
 """`fleetlift release status`: how far a release is, once or until it is decided."""
 
-import json
 from collections.abc import Callable
 
 import click
@@ -9,7 +8,7 @@ from cloud.cli.client import Json
 from cloud.cli.codes import Duration
 from cloud.cli.context import Command, Operator, pass_operator
 from cloud.cli.options import channel_options
-from cloud.cli.release_pages import channel_of, find, label_of
+from cloud.cli.release_pages import ID, channel_of, find, label_of
 from cloud.cli.release_watch import TROUBLES, ReleaseWatch, conclude, fetching, rollout_line, stages_line, unwell
 from cloud.cli.render import Column
 from cloud.cli.watch import describe
@@ -43,10 +42,10 @@ def status(operator: Operator, *, name: str, watch: bool, timeout: int, **channe
     page = find(operator, name, channel)
     fetch = fetching(operator, page["release"]["release_id"])
     if not watch:
-        operator.output.record(fetch(None, 0), COLUMNS)
+        operator.output.record(fetch(None, 0), COLUMNS, key=ID)
         return
     title = f"{channel_of(page)} {label_of(page)}"
-    each = _json_line(operator) if operator.output.is_json else None
+    each = _a_document_each(operator) if operator.output.for_program else None
     last, code = ReleaseWatch(operator.output, fetch, timeout, title=title, each=each).run()
     if each is None:
         conclude(operator.output, last, code, timeout)
@@ -54,12 +53,11 @@ def status(operator: Operator, *, name: str, watch: bool, timeout: int, **channe
         click.get_current_context().exit(code)
 
 
-def _json_line(operator: Operator) -> Callable[[Json], object]:
+def _a_document_each(operator: Operator) -> Callable[[Json], object]:
     def write(page: Json) -> None:
         line = {name: page[name] for name in ("revision", "verdict", "stages", "rollout")}
         line["release_id"] = page["release"]["release_id"]
         line["troubles"] = unwell(page)[:TROUBLES]
-        operator.output.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
-        operator.output.stdout.flush()
+        operator.output.part(line, names=[line["release_id"]])
 
     return write

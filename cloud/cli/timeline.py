@@ -1,6 +1,5 @@
 """What happened to one release or one device, one line each, newest last; with --follow, as it happens."""
 
-import json
 import time
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
@@ -57,8 +56,8 @@ def device_timeline(operator: Operator, *, device_id: str, limit: int, follow: b
 
 def _show(operator: Operator, path: tuple[str, str], limit: int, nothing: str, *, follow: bool) -> None:
     page: Json = operator.api.get(*path, "timeline", limit=limit)
-    if operator.output.is_json and not follow:
-        operator.output.document(page["moments"])
+    if operator.output.for_program and not follow:
+        operator.output.document(page["moments"], names=[moment(it["at_ms"]) for it in page["moments"]])
         return
     if not page["moments"] and not follow:
         operator.output.say(nothing)
@@ -80,9 +79,8 @@ def _show(operator: Operator, path: tuple[str, str], limit: int, nothing: str, *
 
 def _tell(operator: Operator, moments: list[Json]) -> None:
     for item in moments:
-        if operator.output.is_json:
-            operator.output.stdout.write(json.dumps(item, ensure_ascii=False) + "\n")
-            operator.output.stdout.flush()
+        if operator.output.for_program:
+            operator.output.part(item, names=[moment(item["at_ms"])])
         else:
             operator.output.say(line_of(item))
 

@@ -93,8 +93,8 @@ def create(
         f"Token {made['name']} is good for {uses} of {chosen} until {moment(made['expires_at_ms'])}. "
         "Whoever has the code can enrol with it: keep it secret."
     )
-    if operator.output.is_json:
-        operator.output.document(made | ({"file": str(out)} if out else {"code": str(code)}))
+    if operator.output.for_program:
+        operator.output.document(made | ({"file": str(out)} if out else {"code": str(code)}), names=[out or code])
     elif out is None:
         sys.stdout.write(f"{code}\n")
         sys.stdout.flush()

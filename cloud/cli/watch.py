@@ -4,13 +4,14 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from cloud.cli.client import FAILED, TIMED_OUT, Json, UnreachableError
 from cloud.cli.render import Output, plural, shown
+from cloud.cli.terminal import console_on, is_terminal
 from cloud.progress import GOOD, UNSETTLED, Stage
 
 POLL_S: Final = 10.0
@@ -35,8 +36,8 @@ class Watch:
     def run(self) -> tuple[Json, int]:
         """Return the last page and the exit code: 0 all good, 1 some not, 3 some still open when the time was up."""
         deadline = time.monotonic() + self._timeout_s
-        console = Console(file=self._output.stderr, highlight=False, markup=False, emoji=False)
-        if not console.is_terminal:
+        console = console_on(self._output.stderr)
+        if not is_terminal(self._output.stderr):
             return self._follow(deadline, self.tell)
         with Live(console=console, refresh_per_second=4, transient=True) as live:
             page, code = self._follow(deadline, lambda page: live.update(self.picture(page)))

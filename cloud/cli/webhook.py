@@ -77,8 +77,8 @@ def add(operator: Operator, *, secret_file: Path | None, **hook: Any) -> None:
         body["secret"] = _read_secret(secret_file)
     made: Json = operator.api.post("webhooks", body=body)
     operator.output.say(f"{made['webhook']['name']} is told of what happens from now on.")
-    if operator.output.is_json:
-        operator.output.document(made)
+    if operator.output.for_program:
+        operator.output.document(made, names=[made["webhook"]["name"]])
         return
     if made["secret"]:
         operator.output.warn("Its secret, which is shown this once: who has it can sign in this server's name.")
@@ -101,8 +101,8 @@ def list_(operator: Operator) -> None:
 def show(operator: Operator, *, name: str, limit: int) -> None:
     """Show one webhook and its last deliveries."""
     page: Json = operator.api.get("webhooks", name, limit=limit)
-    if operator.output.is_json:
-        operator.output.document(page)
+    if operator.output.for_program:
+        operator.output.document(page, names=[page["webhook"]["name"]])
         return
     operator.output.record(page["webhook"], DETAILS)
     operator.output.rows(page["deliveries"], DELIVERIES, nothing="Nothing has happened that it is to be told.")
@@ -152,8 +152,8 @@ def remove(operator: Operator, *, name: str, yes: bool) -> None:
     operator.output.confirm(f"Remove {name} ({hook['pending']} not delivered yet)?", yes=yes)
     operator.api.delete("webhooks", name)
     operator.output.say(f"{name} is removed.")
-    if operator.output.is_json:
-        operator.output.document(hook)
+    if operator.output.for_program:
+        operator.output.document(hook, names=[name])
 
 
 def _read_secret(path: Path) -> str:

@@ -19,8 +19,8 @@ def why(operator: Operator, *, device_id: str, component: str | None) -> None:
     told: Json = operator.api.get("devices", device_id, "why")
     if component is not None:
         told["components"] = [it for it in told["components"] if it["decision"]["component"] == component]
-    if operator.output.is_json:
-        operator.output.document(told)
+    if operator.output.for_program:
+        operator.output.document(told, names=[device_id])
         return
     if not told["components"]:
         what = f" of {component}" if component else ""

@@ -50,7 +50,7 @@ def lasting(seconds: float | None) -> str:
     """Return a duration as people say it: its two largest units."""
     if seconds is None:
         return "-"
-    rest, said = int(seconds), []
+    rest, said = int(seconds), list[str]()
     for unit, length in _UNITS:
         if rest >= length or (unit == "s" and not said):
             said.append(f"{rest // length} {unit}")

@@ -1,5 +1,6 @@
 """People with roles, tokens that belong to them, console sessions, where a decision came from, the fleet over time."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,9 +22,9 @@ def upgrade() -> None:
         op.add_column("token", column(name))
     op.add_column("audit", _text("origin", nullable=True))
     names = "SELECT name, NULL, created_at_ms, created_by, revoked_at_ms FROM token"
-    op.execute(f"INSERT INTO person (name, password, created_at_ms, created_by, disabled_at_ms) {names}")  # noqa: S608 - constant
+    op.execute(f"INSERT INTO person (name, password, created_at_ms, created_by, disabled_at_ms) {names}")
     granted = "SELECT name, '*', 'admin', created_at_ms, created_by FROM token"
-    op.execute(f"INSERT INTO person_grant (person, product, role, granted_at_ms, granted_by) {granted}")  # noqa: S608 - constant
+    op.execute(f"INSERT INTO person_grant (person, product, role, granted_at_ms, granted_by) {granted}")
     op.execute("UPDATE token SET person = name")
     op.create_table(
         "fleet_sample",
@@ -95,7 +96,7 @@ def _big(name: str, *, nullable: bool = False) -> sa.Column[Any]:
     return sa.Column(name, sa.BigInteger(), nullable=nullable)
 
 
-_TOKEN_COLUMNS = {
+_TOKEN_COLUMNS: Mapping[str, Callable[[str], sa.Column[Any]]] = {
     "person": lambda name: _text(name, default=""),
     "role": lambda name: _text(name, default="admin"),
     "product": lambda name: _text(name, default="*"),

@@ -123,7 +123,7 @@ class Reader:
     def send(self, method: str, target: str, fields: list[tuple[str, str]], *, expect: int = 200) -> Page:
         if method == "get":
             plain = urlsplit(target)._replace(query="").geturl()
-            return self._page(self.http.get(plain, params=httpx.QueryParams(fields)), expect)
+            return self._page(self.http.get(plain, params=httpx.QueryParams(tuple(fields))), expect)
         data: dict[str, list[str]] = {}
         for name, value in fields:
             data.setdefault(name, []).append(value)
