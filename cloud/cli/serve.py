@@ -381,6 +381,7 @@ async def _announce(parts: Parts, operator: Operator, connected: asyncio.Event) 
     """Say where everything is, and when devices are served."""
     say, version = operator.output.say, importlib.metadata.version("fleetlift")
     say(f"Fleetlift {version} serves operators at {parts.url} and devices at {parts.device_url}.")
+    say(f"The console is at {parts.url}/ (`fleetlift console` gives a link that lets you in).")
     if parts.embedded is not None:
         alone = "" if parts.reaches_out else " for this machine alone"
         say(f"Its broker is {parts.embedded.kind}, started here{alone}.")
