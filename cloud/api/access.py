@@ -108,9 +108,11 @@ def check(
     if rule is not None and rule.of in _FINDERS:
         try:
             about = _FINDERS[rule.of](server, path, body)
-        except NotFoundError as error:
-            if caller.products is not None:
-                raise _hidden(str(error).partition(";")[0]) from None
+        except NotFoundError:
+            if rule.of is Subject.TOKEN:
+                about = About(frozenset({EVERYTHING}))
+            elif caller.products is not None:
+                raise _hidden(_missing(rule, path, "")) from None
             # who may look at everything is told by the handler, with what it may have meant
         if known and rule.of in _IN_BODY and not about.products:
             about = About(frozenset({EVERYTHING}))

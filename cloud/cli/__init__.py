@@ -11,6 +11,8 @@ from typing import Final
 
 import click
 
+from cloud.cli.api_token import api_token
+from cloud.cli.audit import audit
 from cloud.cli.client import CONFLICT, FAILED, USAGE
 from cloud.cli.context import Group
 from cloud.cli.device import device
@@ -18,6 +20,7 @@ from cloud.cli.device_sets import set_
 from cloud.cli.firmware import firmware
 from cloud.cli.group import group
 from cloud.cli.ota import ota
+from cloud.cli.person import console, person
 from cloud.cli.product import product
 from cloud.cli.readers import outlive_readers
 from cloud.cli.release import release
@@ -28,7 +31,7 @@ from cloud.store.errors import ConflictError, InvalidError
 from protocol.errors import FleetliftError, ProtocolError, UserError
 
 INTERRUPTED: Final = 130
-LIGHT: Final = (product, firmware, group, release, device, set_, ota, webhook)
+LIGHT: Final = (product, firmware, group, release, device, set_, ota, webhook, person, api_token, audit, console)
 HEAVY: Final[Mapping[str, str]] = {
     "init": "cloud.cli.initialise:init",
     "serve": "cloud.cli.serve:serve",

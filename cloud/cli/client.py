@@ -101,6 +101,24 @@ class ApiClient:
         self._check(answer)
         return answer.content
 
+    def lines(self, *path: str | int) -> Iterator[str]:
+        """Yield the lines of a long answer as they come."""
+        try:
+            with self._http.stream("GET", _join(path)) as answer:
+                if not answer.is_success:
+                    answer.read()
+                self._check(answer)
+                pending = b""
+                for block in answer.iter_bytes():
+                    *whole, pending = (pending + block).split(b"\n")
+                    yield from (line.decode(errors="replace") for line in whole)
+                if pending:
+                    yield pending.decode(errors="replace")
+        except httpx.HTTPError as error:
+            raise UnreachableError(
+                f"the connection to {self.url} broke: {error}. Nothing was changed.", exit_code=FAILED
+            ) from None
+
     def link(self, *path: str | int) -> str:
         """Return the address of a page."""
         return self.url + API + _join(path)

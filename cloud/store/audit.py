@@ -7,20 +7,19 @@ A row's hash is the SHA-256 of the canonical JSON (keys sorted, no spaces, UTF-8
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from typing import Any, Final
 
 from sqlmodel import Session, col, select
 
+from cloud.auditing import FIRST_PREV_HASH, canonical, hash_of
 from cloud.models import AuditRow
 from cloud.provenance import ORIGIN
 from cloud.store.engine import Change, Database
 from cloud.values import AuditHead, AuditView
 from protocol.codec import to_plain
 
-FIRST_PREV_HASH: Final = "0" * 64
 EXPORT_BATCH: Final = 500
 
 
@@ -111,9 +110,9 @@ def audit(change: Change, actor: str, action: str, subject: str, *, before: Any 
         actor=actor,
         action=action,
         subject=subject,
-        before=_canonical(to_plain(before)),
-        after=_canonical(to_plain(after)),
-        origin=None if origin is None else _canonical(to_plain(origin)),
+        before=canonical(to_plain(before)),
+        after=canonical(to_plain(after)),
+        origin=None if origin is None else canonical({name: it for name, it in to_plain(origin).items() if it}),
         prev_hash=last.hash if last else FIRST_PREV_HASH,
         hash="",
     )
@@ -125,22 +124,17 @@ def audit(change: Change, actor: str, action: str, subject: str, *, before: Any 
 
 def row_hash(row: AuditView) -> str:
     """Return the hash that this row must have."""
-    covered = {name: value for name, value in _fields(row).items() if name != "hash"}
-    return hashlib.sha256(_canonical(covered).encode()).hexdigest()
+    return hash_of(_fields(row))
 
 
 def line(row: AuditView) -> str:
     """Return a row as a line of an export: canonical JSON of all its fields."""
-    return _canonical(_fields(row))
+    return canonical(_fields(row))
 
 
 def _fields(row: AuditView) -> dict[str, Any]:
     # None is left out of plain values; these two are null in the record.
     return to_plain(row) | {"before": to_plain(row.before), "after": to_plain(row.after)}  # type: ignore[no-any-return]
-
-
-def _canonical(value: object) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def _view(row: AuditRow) -> AuditView:
