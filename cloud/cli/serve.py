@@ -33,6 +33,7 @@ from cloud.connection import BrokerAccess
 from cloud.intake import Intake
 from cloud.link import Link, UpMessage
 from cloud.online_key import OnlineKey
+from cloud.provenance import ORIGIN, SERVER, Origin
 from cloud.refusals import Refusals
 from cloud.service import Service
 from cloud.site import create_site
@@ -248,6 +249,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 async def _run(parts: Parts, operator: Operator) -> None:
+    ORIGIN.set(Origin(via=SERVER))  # of what its loops decide
     stop, connected = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
