@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from cloud.access.roles import Role
 from cloud.api.backend import hash_token
 from protocol.phases import Outcome, Phase, Reason
 from protocol.up import AttemptEntry, Entry, Report
@@ -32,7 +33,8 @@ def fleet(api: Api) -> Api:
 def second(fleet: Api) -> Iterator[httpx.Client]:
     """Somebody else, with a token of their own."""
     token = hashlib.sha256(b"second").hexdigest()
-    fleet.home.store.tokens.add("second", hash_token(token), by="test")
+    fleet.home.store.people.add("second", {PRODUCT: Role.RELEASE_MANAGER}, by="test")
+    fleet.home.store.tokens.add("second", hash_token(token), person="second", by="test")
     with httpx.Client(base_url=fleet.http.base_url, headers={"Authorization": f"Bearer {token}"}) as client:
         yield client
 

@@ -230,11 +230,12 @@ def test_floors_only_rise_and_keep_older_firmware_from_being_released(store: Sto
 
 
 def test_tokens_are_found_until_they_are_revoked(store: Store) -> None:
-    store.tokens.add("ci", "a" * 64, by=ANN)
+    store.people.add(ANN, {}, by="init")
+    store.tokens.add("ci", "a" * 64, person=ANN, by=ANN)
     with pytest.raises(ConflictError, match="exists already"):
-        store.tokens.add("ci", "b" * 64, by=ANN)
+        store.tokens.add("ci", "b" * 64, person=ANN, by=ANN)
     with pytest.raises(InvalidError):
-        store.tokens.add("laptop", "not a digest", by=ANN)
+        store.tokens.add("laptop", "not a digest", person=ANN, by=ANN)
 
     assert store.tokens.find("a" * 64) == store.tokens.tokens()[0]
     store.tokens.revoke("ci", by=ANN)
