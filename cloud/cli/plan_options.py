@@ -2,24 +2,21 @@
 
 import tomllib
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
 
-from cloud.cli import plan_words as words
+from cloud import plan_words as words
 from cloud.cli.client import Json
 from cloud.guard.policy import Phase, Policy
 from protocol.codec import structure
-from protocol.errors import ProtocolError, UserError
-from protocol.schedule import Terms
+from protocol.errors import UserError
 
 F = TypeVar("F", bound=Callable[..., object])
 LISTS: Final = ("phase", "window", "gate")
-_PLANNED: Final = ("phase", "ramp", "pace", "hold_back", "gate", "on_gate", "max_failures", "max_quiet", "approvals")
-_TERMS: Final = ("window", "not_before", "deadline", "attention", "optional", "base_first")
-KEYS: Final = (*_PLANNED, *_TERMS)
+KEYS: Final = (*words.PLANNED, *words.CONDITIONS)
 _COUNT: Final = click.IntRange(min=0)
 
 
@@ -54,17 +51,7 @@ def plan_of(said: Mapping[str, Any], percentage: int, now: datetime | None = Non
     """Return `plan` and `terms` of a request, each where something was said of it; raises UserError."""
     given = _from_file(said["plan_file"]) if said.get("plan_file") else {}
     given |= {name: said[name] for name in KEYS if said.get(name) not in (None, ())}
-    plan, terms = _plan(given), _terms(given, now or datetime.now(UTC))
-    if plan is not None and percentage != 100:
-        raise UserError("a plan sets the percentage by its phases. Nothing was changed; leave --percentage out.")
-    try:
-        checked = structure(terms, Terms)
-        if plan is not None:
-            structure(plan, Policy)
-    except ProtocolError as error:
-        raise UserError(f"{error}. Nothing was changed.") from None
-    del checked
-    return ({"plan": plan} if plan is not None else {}) | ({"terms": terms} if terms else {})
+    return words.plan_of(given, percentage, now)
 
 
 def describe(planned: Json) -> list[str]:
@@ -111,38 +98,3 @@ def _from_file(path: Path) -> Json:
         if name in ("max_failures", "max_quiet", "approvals") and (type(value) is not int or value < 0):
             raise UserError(f"{path}: {name} is a number from 0. Nothing was changed.")
     return found
-
-
-def _plan(given: Json) -> Json | None:
-    if not any(name in given for name in _PLANNED):
-        return None
-    phases = [words.phase(str(text)) for text in given.get("phase", ())]
-    if "ramp" in given:
-        phases.append(words.ramp(str(given["ramp"])))
-    plan: Json = {"phases": phases or [{"percentage": 100}]}
-    if "pace" in given:
-        plan["pace_per_hour"] = words.pace(str(given["pace"]))
-    if "hold_back" in given:
-        plan["hold_back"] = words.percent(str(given["hold_back"]))
-    if "approvals" in given:
-        plan["approvals"] = given["approvals"]
-    plan["gates"] = words.gates(
-        [str(text) for text in given.get("gate", ())],
-        then=given.get("on_gate"),
-        max_failures=given.get("max_failures"),
-        max_quiet=given.get("max_quiet"),
-    )
-    return plan
-
-
-def _terms(given: Json, now: datetime) -> Json:
-    terms: Json = {}
-    if "window" in given:
-        terms["windows"] = [words.window(str(text)) for text in given["window"]]
-    for name in ("not_before", "deadline"):
-        if name in given:
-            terms[f"{name}_ms"] = words.moment_ms(str(given[name]), now)
-    for name in ("attention", "optional", "base_first"):
-        if given.get(name):
-            terms[name] = True
-    return terms

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cloud.cli import plan_words as words
+from cloud import plan_words as words
 from cloud.cli.plan_options import KEYS, describe, plan_of
 from cloud.guard.policy import Gates, Phase, Policy, Response, SilenceGate
 from protocol.codec import structure

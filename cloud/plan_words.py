@@ -1,12 +1,20 @@
 """What operators write of a plan: phases, gates, paces, windows and times, and the values that they stand for."""
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from cloud.cli.client import Json
-from protocol.errors import UserError
-from protocol.schedule import DAY_MINUTES
+from cloud.guard.policy import Policy
+from protocol.codec import structure
+from protocol.errors import ProtocolError, UserError
+from protocol.schedule import DAY_MINUTES, Terms
+
+Json = dict[str, Any]
+PLANNED: Final = ("phase", "ramp", "pace", "hold_back", "gate", "on_gate", "max_failures", "max_quiet", "approvals")
+"""What makes a plan of a release."""
+CONDITIONS: Final = ("window", "not_before", "deadline", "attention", "optional", "base_first")
+"""What is said of a release beside its plan."""
 
 _SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _DURATION = re.compile(r"([0-9]{1,9})([smhdw]?)")
@@ -18,6 +26,25 @@ _FAILURES = re.compile(rf"failures{_RATES}")
 _DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _WINDOW = re.compile(r"(?:(?P<days>[a-z,-]+)\s+)?(?P<from>[0-9]{1,2}:[0-9]{2})-(?P<to>[0-9]{1,2}:[0-9]{2})")
 CRASHES: Final = "crashes"
+
+
+def plan_of(said: Mapping[str, Any], percentage: int, now: datetime | None = None) -> Json:
+    """Return `plan` and `terms` of a request, each where something was said of it; raises UserError.
+
+    `said` maps the names of PLANNED and CONDITIONS to the words of operators.
+    """
+    given = {name: said[name] for name in (*PLANNED, *CONDITIONS) if said.get(name) not in (None, ())}
+    plan, terms = _plan(given), _terms(given, now or datetime.now(UTC))
+    if plan is not None and percentage != 100:
+        raise UserError("a plan sets the percentage by its phases. Nothing was changed; leave --percentage out.")
+    try:
+        checked = structure(terms, Terms)
+        if plan is not None:
+            structure(plan, Policy)
+    except ProtocolError as error:
+        raise UserError(f"{error}. Nothing was changed.") from None
+    del checked
+    return ({"plan": plan} if plan is not None else {}) | ({"terms": terms} if terms else {})
 
 
 def duration_s(text: str) -> int:
@@ -108,6 +135,41 @@ def moment_ms(text: str, now: datetime) -> int:
         return round(found.astimezone(UTC).timestamp() * 1000)
     except (ValueError, OverflowError):
         raise _wrong("a time is written as 2030-01-31T02:00Z, or as 2h from now", text) from None
+
+
+def _plan(given: Json) -> Json | None:
+    if not any(name in given for name in PLANNED):
+        return None
+    phases = [phase(str(text)) for text in given.get("phase", ())]
+    if "ramp" in given:
+        phases.append(ramp(str(given["ramp"])))
+    plan: Json = {"phases": phases or [{"percentage": 100}]}
+    if "pace" in given:
+        plan["pace_per_hour"] = pace(str(given["pace"]))
+    if "hold_back" in given:
+        plan["hold_back"] = percent(str(given["hold_back"]))
+    if "approvals" in given:
+        plan["approvals"] = given["approvals"]
+    plan["gates"] = gates(
+        [str(text) for text in given.get("gate", ())],
+        then=given.get("on_gate"),
+        max_failures=given.get("max_failures"),
+        max_quiet=given.get("max_quiet"),
+    )
+    return plan
+
+
+def _terms(given: Json, now: datetime) -> Json:
+    terms: Json = {}
+    if "window" in given:
+        terms["windows"] = [window(str(text)) for text in given["window"]]
+    for name in ("not_before", "deadline"):
+        if name in given:
+            terms[f"{name}_ms"] = moment_ms(str(given[name]), now)
+    for name in ("attention", "optional", "base_first"):
+        if given.get(name):
+            terms[name] = True
+    return terms
 
 
 def _rates(found: re.Match[str]) -> Json:
