@@ -73,7 +73,8 @@ def create(
             raise UserError(f"{token_to} cannot be written: {why}. The token was revoked.", exit_code=1) from None
     operator.output.warn(f"{name} may do as {made['token']['person']} may, at most as {_scope(made['token'])}.")
     if operator.output.for_program:
-        operator.output.document(made["token"] | ({"file": str(token_to)} if token_to else {"text": made["text"]}))
+        document = made["token"] | ({"file": str(token_to)} if token_to else {"text": made["text"]})
+        operator.output.document(document, names=[token_to or made["text"]])
     elif token_to is None:
         sys.stdout.write(f"{made['text']}\n")
         sys.stdout.flush()

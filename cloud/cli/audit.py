@@ -94,7 +94,8 @@ def export(operator: Operator, *, to_: Path | None) -> None:
     head = json.loads(last) if last else {"number": 0, "hash": "0" * 64}
     operator.output.warn(f"{plural(rows, 'row')}. The newest hash, to be kept elsewhere: {head['hash']}")
     if operator.output.for_program and to_ is not None:
-        operator.output.document({"rows": rows, "number": head["number"], "hash": head["hash"], "file": str(to_)})
+        document = {"rows": rows, "number": head["number"], "hash": head["hash"], "file": str(to_)}
+        operator.output.document(document, names=[to_])
 
 
 @audit.command("verify")
@@ -115,7 +116,7 @@ def verify(operator: Operator, *, file: Path | None, head: str | None, server_he
             verdict = verify_lines(lines, head=head)
     row: Json = asdict(verdict) | {"good": not verdict.why_not}
     if operator.output.for_program:
-        operator.output.document(row)
+        operator.output.document(row, names=[verdict.hash])
     if verdict.why_not:
         operator.output.warn(f"The record was tampered with, or is damaged: {verdict.why_not}.")
         click.get_current_context().exit(FAILED)

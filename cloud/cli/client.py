@@ -38,14 +38,14 @@ class UnreachableError(UserError):
 class ApiClient:
     """The server's HTTP API as functions from paths to JSON; raises UserError only."""
 
-    def __init__(self, url: str, token: str, ca: Path | None = None) -> None:
+    def __init__(self, url: str, token: str, ca: Path | None = None, *, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
         """Take where, the token, and what the server's certificate is checked by (default: the system's list)."""
         self.url = url.rstrip("/")
         if urlsplit(self.url).scheme == "http" and (host := urlsplit(self.url).hostname) and not is_loopback(host):
             raise UserError(
                 f"{self.url} is not encrypted: everybody on the way could read the token. Nothing was sent; use https."
             )
-        timeout = httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+        timeout = httpx.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S))
         try:
             self._http = httpx.Client(
                 base_url=self.url + API,

@@ -1,97 +1,21 @@
-"""What every command shares: the common options, the operator's home and context, the way to the API."""
+"""What every command shares: the common options, help with examples, completion of names."""
 
-import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
 
-from cloud.cli.client import ApiClient
-from cloud.cli.passphrases import passphrases_from
-from cloud.cli.render import Output, OutputFormat
-from cloud.config import Home, OperatorContext, load_context
-from cloud.keys.passphrases import Passphrases
+from cloud.cli.completing import CONTEXT, complete_by_metavar
+from cloud.cli.operating import Operator
+from cloud.cli.render import FORMATS, OutputFormat
 from protocol.errors import UserError
 
-SERVER_VARIABLE: Final = "FLEETLIFT_SERVER"
-TOKEN_VARIABLE: Final = "FLEETLIFT_TOKEN_FILE"  # noqa: S105 - a file's name
-MAX_TOKEN_BYTES: Final = 1024
+__all__ = ["Command", "Group", "Operator", "common_options", "parse_pairs", "pass_operator"]
+
+COMMON: Final = "Options of every command"
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., object])
-
-
-@dataclass
-class Operator:
-    """One invocation: who calls which server from which home, and how the answer is to look."""
-
-    home_option: Path | None = None
-    server_option: str | None = None
-    token_option: Path | None = None
-    passphrase_option: Path | None = None
-    no_passphrase: bool = False
-    output: Output = field(default_factory=Output)
-
-    @cached_property
-    def home(self) -> Home:
-        """The home of `--home`, FLEETLIFT_HOME or `./fleetlift-home`."""
-        return Home.choose(self.home_option)
-
-    @cached_property
-    def context(self) -> OperatorContext:
-        """The operator's own defaults."""
-        return load_context(self.home.context_file)
-
-    @cached_property
-    def api(self) -> ApiClient:
-        """The server's API, with the operator's token."""
-        url = self.server_option or os.environ.get(SERVER_VARIABLE) or self.context.server
-        client = ApiClient(url, self.read_token(), self.ca)
-        click.get_current_context().find_root().call_on_close(client.close)
-        return client
-
-    @property
-    def ca(self) -> Path | None:
-        """What the server's certificate is checked by; None for the system's list."""
-        return self.home.operator / self.context.ca if self.context.ca else None
-
-    @cached_property
-    def passphrases(self) -> Passphrases:
-        """The passphrases of private keys: of `--passphrase-file`, or asked for at the terminal."""
-        return passphrases_from(self.passphrase_option, self.output.warn, without=self.no_passphrase)
-
-    def product(self, option: str | None) -> str:
-        """Return the product of an option, else of the context; raises UserError."""
-        if chosen := option or self.context.product:
-            return chosen
-        raise UserError(
-            "no product was named and the context has none. Nothing was changed; add --product P, "
-            f'or a line  product = "P"  to {self.home.context_file}'
-        )
-
-    def component(self, option: str | None) -> str:
-        """Return the component of an option, else of the context."""
-        return option or self.context.component
-
-    def read_token(self) -> str:
-        """Return the API token of `--token-file`, FLEETLIFT_TOKEN_FILE or the home; raises UserError."""
-        named = self.token_option or os.environ.get(TOKEN_VARIABLE)
-        path = Path(named).expanduser() if named else self.home.token_file
-        try:
-            with path.open(encoding="ascii") as file:
-                token = file.read(MAX_TOKEN_BYTES).strip()
-        except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "it is not a token"
-            raise UserError(
-                f"the API token {path} cannot be read: {why}. Nothing was sent. Name the home that `fleetlift init` "
-                "made with --home, or the token's file with --token-file.",
-                exit_code=4,
-            ) from None
-        if not token or not token.isprintable() or " " in token:
-            raise UserError(f"{path} holds no API token. Nothing was sent.", exit_code=4)
-        return token
 
 
 def pass_operator(function: Callable[..., T]) -> Callable[..., T]:
@@ -113,6 +37,14 @@ def _set_server(operator: Operator, value: str) -> None:
 
 def _set_token(operator: Operator, value: Path) -> None:
     operator.token_option = value
+
+
+def _set_context(operator: Operator, value: str) -> None:
+    operator.context_option = value
+
+
+def _set_ca(operator: Operator, value: Path) -> None:
+    operator.ca_option = value
 
 
 def _set_passphrase(operator: Operator, value: Path) -> None:
@@ -137,10 +69,10 @@ def common_options() -> list[click.Parameter]:
     return [
         click.Option(
             ["-o", "--output"],
-            type=click.Choice(["table", "json"]),
+            type=click.Choice(FORMATS),
             expose_value=False,
             callback=_common(_set_output),
-            help="How to answer; with json, standard output holds JSON alone.",
+            help="How to answer: json and yaml stand alone on standard output; name is one name or id a line.",
         ),
         click.Option(
             ["--home"],
@@ -161,7 +93,21 @@ def common_options() -> list[click.Parameter]:
             type=path,
             expose_value=False,
             callback=_common(_set_token),
-            help="The file with the API token (FLEETLIFT_TOKEN_FILE; default: in the home).",
+            help="The file with the API token (FLEETLIFT_TOKEN_FILE; default: the context's).",
+        ),
+        click.Option(
+            ["--ca-file"],
+            type=path,
+            expose_value=False,
+            callback=_common(_set_ca),
+            help="What the server's certificate is checked by, PEM (FLEETLIFT_CA_FILE; default: the context's).",
+        ),
+        click.Option(
+            ["--context"],
+            metavar=CONTEXT,
+            expose_value=False,
+            callback=_common(_set_context),
+            help="A server that you have logged in to (FLEETLIFT_CONTEXT; see `fleetlift context list`).",
         ),
     ]
 
@@ -188,24 +134,53 @@ def no_passphrase_option(function: F) -> F:
     )(function)
 
 
-class Command(click.Command):
-    """A command that takes the common options too."""
+class _Helped(click.Command):
+    """Help in three parts: the command's own options, those that every command takes, and examples."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, examples: Sequence[str] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.examples = tuple(examples)
+        """Whole command lines; what follows a # says what for."""
         taken = {name for parameter in self.params for name in parameter.opts}
-        self.params += [option for option in common_options() if not taken.intersection(option.opts)]
+        self.shared = [option for option in common_options() if not taken.intersection(option.opts)]
+        self.params += self.shared
+        complete_by_metavar(self.params)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, the shared ones apart."""
+        own: list[tuple[str, str]] = []
+        shared: list[tuple[str, str]] = []
+        for parameter in self.get_params(ctx):
+            if record := parameter.get_help_record(ctx):
+                (shared if parameter in self.shared else own).append(record)
+        for heading, records in (("Options", own), (COMMON, shared)):
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples, as they are."""
+        if self.examples:
+            with formatter.section("Examples"):
+                for example in self.examples:
+                    formatter.write(f"{'':>{formatter.current_indent}}{example}\n")
+        super().format_epilog(ctx, formatter)
 
 
-class Group(click.Group):
+class Command(_Helped):
+    """A command that takes the common options too; `examples=` are shown with its help."""
+
+
+class Group(_Helped, click.Group):
     """A noun: its verbs take the common options, and a mistyped one is answered with the one that was meant."""
 
     command_class = Command
     group_class = type
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.params += common_options()
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, then the commands."""
+        super().format_options(ctx, formatter)
+        self.format_commands(ctx, formatter)
 
 
 def parse_pairs(items: Sequence[str], option: str) -> dict[str, str]:

@@ -168,7 +168,9 @@ def upload_(operator: Operator, *, image: Path, role: Path | None, **facts: Any)
     else:
         publish(operator, package)
     operator.output.say(f"{said.product}/{said.component} {said.version} is published.")
-    operator.output.record(operator.api.get("firmware", said.product, said.component, said.version), DETAILS, key=VERSION)
+    operator.output.record(
+        operator.api.get("firmware", said.product, said.component, said.version), DETAILS, key=VERSION
+    )
 
 
 def _send_role(operator: Operator, package: Package, role: Path) -> None:

@@ -149,7 +149,7 @@ def console(operator: Operator, *, open_: bool) -> None:
     made: Json = operator.api.post("login-codes")
     operator.output.warn(f"Good once, until {moment(made['expires_at_ms'])}; whoever has it logs in as you.")
     if operator.output.for_program:
-        operator.output.document(made)
+        operator.output.document(made, names=[made["url"]])
     else:
         sys.stdout.write(f"{made['url']}\n")
         sys.stdout.flush()

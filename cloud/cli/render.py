@@ -131,9 +131,7 @@ class Output:
         else:
             self.document(value, names=names)
 
-    def rows(
-        self, rows: Sequence[Row], columns: Iterable[Column], *, nothing: str, key: Column | None = None
-    ) -> None:
+    def rows(self, rows: Sequence[Row], columns: Iterable[Column], *, nothing: str, key: Column | None = None) -> None:
         """Write the answer as a table, or as a list; `-o name` gives the `key` of each (default: the first column)."""
         columns = tuple(columns)
         if self.for_program:
