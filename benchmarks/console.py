@@ -1,0 +1,89 @@
+"""`python -m benchmarks.console`: the server's time for each page of a large fleet, and what a first visit transfers.
+
+The fleet is in a SQLite database, the server in this process, and one reader asks for one page after another. A page's
+time is from the request to the last byte; it ends with the p95 of all its requests.
+"""
+
+import argparse
+import re
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from bs4 import BeautifulSoup
+
+from tests.cloud.console.visits import Reader, anonymous
+from tests.cloud.homes import serve_api
+from tests.console.stage import ANN, staged
+
+LOOKS = 30
+BAR_S = 0.2
+BAR_BYTES = 150_000
+PAGES = (
+    *("/", "/products", "/products/thermostat", "/products/thermostat/app/everyone", "/releases/*"),
+    *("/releases/*/new", "/devices", "/devices?q=device-09", "/devices?online=no&version=2.0.0"),
+    *("/devices?after=device-050000", "/devices/device-050000", "/groups", "/groups/thermostat/site-01"),
+    *("/firmware", "/firmware/thermostat/app/2.0.0", "/enrolment", "/people", "/audit", "/settings/webhooks"),
+)
+"""Addresses; a star stands for the newest release's id."""
+
+
+def main() -> int:
+    """Measure, print, and return 0 whatever the figures are."""
+    parser = argparse.ArgumentParser(prog="benchmarks.console", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--devices", type=int, default=100_000, metavar="N")
+    parser.add_argument("--looks", type=int, default=LOOKS, metavar="N", help="requests for each page")
+    options = parser.parse_args()
+    with (
+        tempfile.TemporaryDirectory(prefix="fleetlift-console-") as scratch,
+        staged(Path(scratch) / "home", "huge", devices=options.devices) as home,
+        serve_api(home) as api,
+        anonymous(api) as reader,
+    ):
+        print(f"first visit: {first_visit(reader)} bytes at most {BAR_BYTES}")
+        newest = api.backend.store.releases.releases()[0].release_id
+        print(f"{options.devices} devices, {options.looks} looks at each page, the slowest pages last")
+        print(f"{'page':44} {'median ms':>10} {'p95 ms':>8} {'bytes':>8}")
+        for page, median_s, p95_s, size in sorted(measure(reader, newest, options.looks), key=lambda it: it[2]):
+            late = "" if p95_s <= BAR_S else "  over the bar"
+            print(f"{page:44} {1000 * median_s:10.0f} {1000 * p95_s:8.0f} {size:8}{late}")
+    return 0
+
+
+def first_visit(reader: Reader) -> int:
+    """Return what a browser that has nothing yet transfers until the overview is complete, with what its page loads."""
+    page = reader.log_in(ANN)
+    total = page.answer.num_bytes_downloaded
+    soup = BeautifulSoup(page.answer.text, "html.parser")
+    links = [str(it.get("src") or it.get("href")) for it in soup.select("script[src], link[href]")]
+    plots = [str(it["data-plot"]) for it in soup.select("[data-plot]")]
+    for link in (*links, *plots):
+        total += reader.http.get(link).num_bytes_downloaded
+    return total
+
+
+def measure(reader: Reader, newest: str, looks: int) -> Iterator[tuple[str, float, float, int]]:
+    """Yield each page's name, median, 95th percentile and transferred size."""
+    for page in PAGES:
+        path = page.replace("*", newest)
+        took, size = [], 0
+        for _ in range(looks + 1):
+            began = time.perf_counter()
+            answer = reader.http.get(path, follow_redirects=False)
+            took.append(time.perf_counter() - began)
+            size = answer.num_bytes_downloaded
+            if answer.status_code != 200:
+                print(f"{page}: {answer.status_code} {re.sub(r'<[^>]+>|[ ]{2,}', ' ', answer.text)[-300:]}")
+                break
+        else:
+            warm = sorted(took[1:])
+            name = urlsplit(page).path + ("?" + urlsplit(page).query if urlsplit(page).query else "")
+            yield name, statistics.median(warm), warm[max(0, round(0.95 * len(warm)) - 1)], size
+
+
+if __name__ == "__main__":
+    sys.exit(main())
