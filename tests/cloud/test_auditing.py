@@ -1,4 +1,4 @@
-"""Tampering with the record of decisions is found: any one change, removal or swap, and a cut end by the newest hash."""
+"""Tampering with the record of decisions is found: any one change, removal or swap; a cut end by the newest hash."""
 
 import copy
 import json

@@ -2,16 +2,38 @@
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
+from fastapi.routing import iter_route_contexts
 
 from cloud.access.roles import Role
+from cloud.api.app import create_app
 from cloud.api.backend import hash_token
-from tests.cloud.homes import Api, OpenHome, hello_of
+from tests.cloud.homes import MODEL, Api, OpenHome, hello_of
 
 OTHER = "pump"
+NO_CONNECTION = httpx.Limits(max_keepalive_connections=0)
+
+
+@dataclass(frozen=True)
+class Route:
+    """A route of the API: its method, its operation's name, its path."""
+
+    method: str
+    name: str
+    path: str
+
+
+def routes_of(api: Api) -> list[Route]:
+    """Return every route of the API."""
+    contexts = list(iter_route_contexts(create_app(api.backend).routes))
+    found = [
+        Route(method, str(it.name), str(it.path)) for it in contexts for method in it.methods or () if method != "HEAD"
+    ]
+    assert len(found) > 80
+    return [it for it in found if it.name != "openapi"]
 
 
 def visitor(api: Api, name: str, grants: Mapping[str, Role], **scope: Any) -> Api:
@@ -28,13 +50,14 @@ def token_of(api: Api, name: str, person: str, **scope: Any) -> Api:
 
 
 def client(api: Api, text: str) -> httpx.Client:
+    """Return a client that leaves no connection open, so that nobody has to close it."""
     headers = {"Authorization": f"Bearer {text}"}
-    return httpx.Client(base_url=api.http.base_url, headers=headers, trust_env=False, timeout=60)
+    return httpx.Client(base_url=api.http.base_url, headers=headers, trust_env=False, timeout=60, limits=NO_CONNECTION)
 
 
 def add_product(home: OpenHome, product: str = OTHER) -> None:
     delegation = home.keyring.delegate(product)
-    home.intake.create_product(product, ("*",), delegation.targets, delegation.role, by="test")
+    home.intake.create_product(product, (MODEL,), delegation.targets, delegation.role, by="test")
 
 
 def join(home: OpenHome, device_id: str, product: str = OTHER) -> None:
