@@ -48,6 +48,11 @@ class Fate:
     alike: Alike
     why: Why | None
 
+    @property
+    def verdict(self) -> str:
+        """`takes`, or the reason."""
+        return "takes" if self.why is None else self.why[0].value
+
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
@@ -79,6 +84,27 @@ class Forecast:
     def holds(self) -> tuple[Hold, ...]:
         """Every other device, and why it would not take it."""
         return _holds(self.fleet, self.fates, self.explain)
+
+    def verdicts(
+        self, only: str | None = None, *, after: str = "", limit: int | None = None
+    ) -> tuple[tuple[str, str, str], ...]:
+        """Return devices by id, each with its verdict and why: all, or those of one verdict, so many after an id."""
+        ids = self.fleet.device_ids
+        found = sorted(
+            (ids[position], position, fate.verdict, number)
+            for number, fate in enumerate(self.fates)
+            if only in (None, fate.verdict)
+            for position in fate.alike.positions
+            if ids[position] > after
+        )
+        return tuple(
+            (device_id, verdict, self._detail(self.fates[number], position))
+            for device_id, position, verdict, number in found[:limit]
+        )
+
+    def _detail(self, fate: Fate, position: int) -> str:
+        why = _why_of(self.fleet, fate, position, self.explain)
+        return why[1] if why else ""
 
 
 @dataclass(frozen=True)
@@ -194,10 +220,15 @@ def _holds(fleet: Cohorts, fates: Sequence[Fate], explain: Explain) -> tuple[Hol
         if fate.why is None:
             continue
         for position in fate.alike.positions:
-            own = fate.why[0] is HoldReason.PERCENTAGE
-            why = (explain(fleet[position], fate.component) if own else None) or fate.why
+            why = _why_of(fleet, fate, position, explain) or fate.why
             found.append((position, Hold(fleet.device_ids[position], fate.component, *why)))
     return tuple(hold for _, hold in sorted(found, key=lambda pair: (pair[0], pair[1].component)))
+
+
+def _why_of(fleet: Cohorts, fate: Fate, position: int, explain: Explain) -> Why | None:
+    """Return why one of devices that are alike is held."""
+    own = fate.why is not None and fate.why[0] is HoldReason.PERCENTAGE
+    return (explain(fleet[position], fate.component) if own else None) or fate.why
 
 
 def _counts(fates: Sequence[Fate]) -> Mapping[HoldReason, int]:

@@ -113,8 +113,7 @@ def plan_hash(asked: Mapping[str, Any], told: Forecast) -> str:
     ids = told.fleet.device_ids
     verdicts: dict[str, list[str]] = {}
     for fate in told.fates:
-        verdict = "takes" if fate.why is None else fate.why[0].value
-        verdicts.setdefault(verdict, []).extend(ids[position] for position in fate.alike.positions)
+        verdicts.setdefault(fate.verdict, []).extend(ids[position] for position in fate.alike.positions)
     return _digest(
         {
             "asked": asked,

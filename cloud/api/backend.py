@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Annotated, Final
+from urllib.parse import quote
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -56,8 +57,8 @@ class Backend:
     secrets: SecretFiles | None = None
 
     def link(self, *path: str | int) -> str:
-        """Return the address of a page of the API."""
-        return "/".join([f"{self.base_url}/api/v1", *map(str, path)])
+        """Return the address of a page of the console."""
+        return "/".join([self.base_url, *(quote(str(part), safe="") for part in path)])
 
 
 def hash_token(token: str) -> str:

@@ -200,10 +200,14 @@ class Promotion(Document):
 
 
 class ReleasePage(BaseModel):
-    """A release, what became of it, and the address of this page."""
+    """A release, where its plan is if it has one, what became of it, and the address of its page in the console.
+
+    `metrics` are null in a list that was asked for without.
+    """
 
     release: ReleaseView
-    metrics: ReleaseMetrics
+    rollout: Rollout | None
+    metrics: ReleaseMetrics | None
     link: str
 
 
@@ -256,7 +260,7 @@ class NewOta(Document):
 
 
 class OtaPage(BaseModel):
-    """A single-device OTA, how its device stands with it, and the address of this page."""
+    """A single-device OTA, how its device stands with it, and the address of its page in the console."""
 
     revision: int
     ota: OtaView

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from cloud.api.backend import Actor, Backend, Server
-from cloud.api.documents import ForecastRequest, NewRelease, ReleasePage
+from cloud.api.documents import ForecastRequest, NewRelease, ReleasePage, Text
 from cloud.api.naming import find_device, find_firmware, find_group
 from cloud.api.plans import policy_of
 from cloud.api.releases import draft_of, forecast_unpublished, page_of
@@ -21,6 +21,7 @@ from cloud.store.preflights import DisturbedError
 from cloud.values import MAX_PERCENTAGE
 from protocol.codec import to_plain
 from protocol.explaining import explain
+from protocol.identity import MAX_INTEGER
 from protocol.selection import Decision, select
 
 TRIES: Final = 5
@@ -70,9 +71,15 @@ def show_why(server: Server, device_id: str) -> DeviceWhy:
 
 
 class PlanRequest(ForecastRequest):
-    """A release that may be made; with `devices` each device's verdict is told, too."""
+    """A release that may be made; with `devices` each device's verdict is told, too.
+
+    Of many, those of one `verdict` alone, and `limit` of them, by id `after` the last one of the answer before.
+    """
 
     devices: Annotated[bool, Field(strict=True)] = False
+    verdict: Text | None = None
+    after: Text = ""
+    limit: Annotated[int, Field(strict=True, ge=1, le=MAX_INTEGER)] | None = None
 
 
 class PlannedDevice(BaseModel):
@@ -105,7 +112,8 @@ def plan_release(server: Server, actor: Actor, body: PlanRequest) -> ReleasePlan
     subject = f"plan/{made.plan_hash}"
     if server.store.audit.last(subject) is None:
         server.store.audit.record(actor, "release.planned", subject, after={"asked": asked, "counts": made.counts})
-    return _page(made, _planned(told) if body.devices else None)
+    some = _planned(told, body.verdict, body.after, body.limit) if body.devices else None
+    return _page(made, some)
 
 
 @router.post("/releases/plan/{plan_hash}", status_code=HTTPStatus.CREATED)
@@ -202,7 +210,8 @@ def _page(made: Preflight, devices: tuple[PlannedDevice, ...] | None) -> Release
     )
 
 
-def _planned(told: Forecast) -> tuple[PlannedDevice, ...]:
-    takes = [PlannedDevice(device_id=it, verdict="takes", detail="") for it in told.takes]
-    holds = [PlannedDevice(device_id=it.device_id, verdict=it.reason.value, detail=it.detail) for it in told.holds]
-    return tuple(sorted(takes + holds, key=lambda it: it.device_id))
+def _planned(told: Forecast, only: str | None, after: str, limit: int | None) -> tuple[PlannedDevice, ...]:
+    return tuple(
+        PlannedDevice(device_id=device_id, verdict=verdict, detail=detail)
+        for device_id, verdict, detail in told.verdicts(only, after=after, limit=limit)
+    )

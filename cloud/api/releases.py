@@ -45,18 +45,26 @@ def list_releases(  # noqa: PLR0917 - one parameter a query field
     group: str | None = None,
     component: str | None = None,
     enabled: bool | None = None,
+    metrics: bool = True,
 ) -> tuple[ReleasePage, ...]:
-    """Return releases by channel, newest label first."""
+    """Return releases by channel, newest label first; without `metrics`, which take long to count for a large fleet."""
     products = seen_products(caller, product)
     found = server.store.releases.releases(product=product, group=group, component=component, enabled=enabled)
     found = tuple(it for it in found if products is None or it.channel.product in products)
     if not found:  # a group that was deleted may have had some
         check_filter(server.store, product=product, group=group, products=products)
-    metrics: dict[str, ReleaseMetrics] = {}
-    for channel in {release.channel for release in found}:
-        metrics.update(server.store.metrics.channel(channel))
+    counted: dict[str, ReleaseMetrics] = {}
+    for channel in {release.channel for release in found if metrics}:
+        counted.update(server.store.metrics.channel(channel))
+    rollouts = server.store.standings.rollouts([item.release_id for item in found])
     return tuple(
-        ReleasePage(release=item, metrics=metrics[item.release_id], link=_link(server, item)) for item in found
+        ReleasePage(
+            release=item,
+            rollout=rollouts.get(item.release_id),
+            metrics=counted.get(item.release_id),
+            link=_link(server, item),
+        )
+        for item in found
     )
 
 
@@ -200,8 +208,13 @@ def forecast_unpublished(server: Backend, draft: ReleaseDraft, facts: FirmwareFa
 
 def page_of(server: Backend, release: ReleaseView) -> ReleasePage:
     """Return a release's page."""
-    metrics = server.store.metrics.release(release.release_id)
-    return ReleasePage(release=release, metrics=metrics, link=_link(server, release))
+    release_id = release.release_id
+    return ReleasePage(
+        release=release,
+        rollout=server.store.standings.rollouts([release_id]).get(release_id),
+        metrics=server.store.metrics.release(release_id),
+        link=_link(server, release),
+    )
 
 
 def _link(server: Backend, release: ReleaseView) -> str:

@@ -163,7 +163,7 @@ def page(server: Backend, view: RolloutView) -> RolloutPage:
         ),
         health=evidence.health,
         plan_hash=view.plan_hash,
-        link=server.link("releases", view.release.release_id, "rollout"),
+        link=server.link("releases", view.release.release_id),
     )
 
 

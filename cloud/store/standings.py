@@ -6,7 +6,7 @@ was cancelled, and one that failed before the failed were told to try again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,9 +68,15 @@ class Standings:
             return Begun(
                 stages=stages,
                 shown=_shown(session, release, limit),
-                rollout=_rollout(session, release),
+                rollout=_rollout_of(row) if (row := session.get(RolloutRow, release_id)) else None,
                 since=frozenset(session.exec(newer)),
             )
+
+    def rollouts(self, release_ids: Collection[str]) -> Mapping[str, Rollout]:
+        """Return where the plans of releases are, by release id; those without one are left out."""
+        with self._database.reading() as session:
+            rows = session.exec(select(RolloutRow).where(col(RolloutRow.release_id).in_(release_ids)))
+            return {row.release_id: _rollout_of(row) for row in rows}
 
     def unbegun(self, release_id: str) -> Unbegun:
         """Tell of each device that has not begun whether it is to take a release, and what it waits for; NotFoundError.
@@ -175,9 +181,6 @@ def _attempted(row: Mapping[Any, Any]) -> DeviceProgress:
     )
 
 
-def _rollout(session: Session, release: ReleaseRow) -> Rollout | None:
-    row = session.get(RolloutRow, release.id)
-    if row is None:
-        return None
+def _rollout_of(row: RolloutRow) -> Rollout:
     phases = len(row.policy.get("phases", ())) or 1
     return Rollout(status=row.status, phase=min(row.phase + 1, phases), phases=phases, why=row.why)

@@ -98,3 +98,22 @@ def test_a_decision_at_the_very_moment_lets_no_plan_pass(api: Api) -> None:
     with pytest.raises(DisturbedError, match="nothing was changed"):
         store.releases.create(draft, by="ann", plan_hash="0" * 64, decided=decided)
     assert store.releases.releases() == ()
+
+
+def test_the_devices_of_a_plan_come_by_verdict_and_page_by_page(api: Api) -> None:
+    api.home.publish("1.1.0")
+    for number in range(1, 6):
+        api.home.join(f"pi-{number}", version="1.1.0" if number == 3 else "1.0.0")
+    asked = {"product": PRODUCT, "group": "everyone", "component": "app", "version": "1.1.0", "devices": True}
+
+    everybody = api("POST", "/releases/plan", asked)["devices"]
+    first = api("POST", "/releases/plan", asked | {"verdict": "takes", "limit": 3})["devices"]
+    rest = api("POST", "/releases/plan", asked | {"verdict": "takes", "limit": 3, "after": "pi-4"})["devices"]
+    (runs,) = api("POST", "/releases/plan", asked | {"verdict": "up_to_date"})["devices"]
+
+    assert [it["device_id"] for it in everybody] == ["pi-1", "pi-2", "pi-3", "pi-4", "pi-5"]
+    assert [it["device_id"] for it in (*first, *rest)] == ["pi-1", "pi-2", "pi-4", "pi-5"]
+    assert {it["verdict"] for it in (*first, *rest)} == {"takes"}
+    assert runs["device_id"] == "pi-3"
+    assert runs["detail"]
+    assert api("POST", "/releases/plan", asked | {"verdict": "away"})["devices"] == []

@@ -72,7 +72,7 @@ def test_labels_begin_at_one_per_channel_and_the_newest_is_live(fleet: Api) -> N
     assert pilot["label"] == 1
     pages = fleet("GET", "/releases", params=CHANNEL)
     assert [(page["release"]["label"], page["release"]["live"]) for page in pages] == [(2, True), (1, False)]
-    assert pages[0]["link"] == f"http://api.test/api/v1/releases/{pages[0]['release']['release_id']}"
+    assert pages[0]["link"] == f"http://api.test/releases/{pages[0]['release']['release_id']}"
 
 
 def test_disabling_the_live_release_makes_the_one_before_live_again(fleet: Api) -> None:
@@ -258,3 +258,18 @@ def test_metrics_have_no_device_in_them(fleet: Api) -> None:
     text = fleet.http.get("/metrics").text
     assert 'fleetlift_devices{product="thermostat"} 3.0' in text
     assert "pi-1" not in text
+
+
+def test_a_list_without_metrics_tells_where_plans_are(fleet: Api) -> None:
+    release(fleet, "1.0.0")
+    release(fleet, "1.1.0", plan={"phases": [{"percentage": 10, "soak_s": 60}, {"percentage": 100}]})
+    planned, plain = fleet("GET", "/releases", params=CHANNEL | {"metrics": "false"})
+    assert planned["metrics"] is plain["metrics"] is None
+    assert planned["rollout"] == {
+        "status": "running",
+        "phase": 1,
+        "phases": 2,
+        "why": "the first phase is open",
+    }
+    assert plain["rollout"] is None
+    assert fleet("GET", f"/releases/{planned['release']['release_id']}")["rollout"] == planned["rollout"]

@@ -20,7 +20,7 @@ def test_one_action_packages_signs_uploads_and_releases(office: Office) -> None:
     said = office.run("release", "push", source, "--version", "1.0.0", "--yes", "--description", "first")
     assert said.code == 0, said
     assert "Uploading thermostat-app-1.0.0.img: 100 %" in said.err
-    assert f"http://127.0.0.1:{office.port}/api/v1/releases/rel-" in said.out
+    assert f"http://127.0.0.1:{office.port}/releases/rel-" in said.out
     (firmware,) = [item for item in office.json("firmware", "list") if item["version"] == "1.0.0"]
     assert firmware["published"] is True
     page = office.json("release", "show", "v1")
