@@ -101,17 +101,21 @@ def ask(api: Api, place: Place, route: Route) -> int:
     """Send a request that says what it is about, and that is refused further in for something else; its status."""
     kind = route.path.split("/")[3]
     names = {
-
-            "product": PRODUCT,
-            "component": "app",
-            "version": "1.1.0",
-            "digest": hashlib.sha256(b"image of 1.1.0").hexdigest(),
-            "plan_hash": "0" * 64
-        ,
-        "kind": "devices", "device_id": "pi-1", **place.path,
+        "product": PRODUCT,
+        "component": "app",
+        "version": "1.1.0",
+        "digest": hashlib.sha256(b"image of 1.1.0").hexdigest(),
+        "plan_hash": "0" * 64,
+        "kind": "devices",
+        "device_id": "pi-1",
+        **place.path,
         "name": {
-            "sets": place.path["set"], "webhooks": place.path["webhook"], "people": "somebody",
-            "enrolment-tokens": place.path["enrolment-token"], "tokens": "somebodys", "metadata": "root.json",
+            "sets": place.path["set"],
+            "webhooks": place.path["webhook"],
+            "people": "somebody",
+            "enrolment-tokens": place.path["enrolment-token"],
+            "tokens": "somebodys",
+            "metadata": "root.json",
         }.get(kind, "none"),
     }
     body = None

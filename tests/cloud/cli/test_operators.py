@@ -9,7 +9,10 @@ from tests.cloud.cli.offices import Office
 
 def test_a_second_person_approves_what_the_first_one_made(office: Office, tmp_path: Path) -> None:
     token = tmp_path / "second.token"
-    assert "may speak to the server" in office.call("operator", "add", "second", "--role", "release_manager", "--token-to", token).out
+    assert (
+        "may speak to the server"
+        in office.call("operator", "add", "second", "--role", "release_manager", "--token-to", token).out
+    )
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
     assert "exists already" in refusal(office, "operator", "add", "third", "--token-to", token, code=2)
     assert push(office, "5.0.0", "--phase", "100%:1h", "--approvals", 1).code == 0
