@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from cloud.values import ChannelKey
 from protocol.down import Ack, Desired
@@ -73,11 +74,17 @@ class RefusedMessage:
     last_at_ms: int
 
 
+ANY_REASON: Final = "any"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceFilter:
     """Which devices: every field that is not None must match. Ordered by id; `after` is the last id of the page before.
 
     `products` are those that whoever asks may look at. `version` is of `component` (of any component if that is None).
+    `text` is somewhere in the id. `held`: its application holds updates back now. `failed`: its
+    newest attempt at some component did not succeed, for that reason or, with ANY_REASON, for whichever. `quiet_for_s`:
+    it is away, was last heard so long ago, and is not revoked. `locked`: to a version of some component.
     """
 
     product: str | None = None
@@ -87,6 +94,14 @@ class DeviceFilter:
     component: str | None = None
     version: str | None = None
     pending: bool | None = None
+    text: str | None = None
+    hardware_model: str | None = None
+    attributes: tuple[tuple[str, str], ...] = ()
+    held: bool | None = None
+    failed: str | None = None
+    quiet_for_s: int | None = None
+    locked: bool | None = None
+    revoked: bool | None = None
     after: str | None = None
     limit: int = 1000
 

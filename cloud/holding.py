@@ -11,8 +11,10 @@ from typing import Final
 
 from cloud.fleet import DeviceSituation
 from protocol.down import NoticeRelease
+from protocol.identity import MAX_INTEGER
 from protocol.phases import Phase, Wait
 from protocol.selection import Decision, Rule, Verdict, Wanted
+from protocol.up import Availability
 from protocol.values import Urgency, Via
 
 
@@ -98,6 +100,14 @@ _OUTSIDE: Final = {
 }
 
 Why = tuple[HoldReason, str]
+
+
+def held_until_ms(said: Availability) -> int | None:
+    """Return until when an application holds updates back, by what it said: MAX_INTEGER without an end, None if not."""
+    ends = [MAX_INTEGER if hold.expires_at_ms is None else hold.expires_at_ms for hold in said.holds]
+    if not said.enabled:
+        ends.append(MAX_INTEGER if said.disabled_until_ms is None else said.disabled_until_ms)
+    return max(ends, default=None)
 
 
 def why_not_taken(device: DeviceSituation, decision: Decision, candidate: NoticeRelease) -> Why | None:

@@ -28,6 +28,7 @@ NAMING: Final = {
     "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
     "pk": "pk_%(table_name)s",
 }
+_LISTED: Final = ("id", "product", "online", "has_pending", "hardware_model", "held_until_ms", "revoked_at_ms")
 LAST_RANK: Final = 1_000_000
 """The stored rank of `everyone`: after all others."""
 
@@ -76,11 +77,16 @@ class GroupRow(Row, table=True):
 class DeviceRow(Row, table=True):
     """A device. `state` is the last DeviceState as it came; `journal_next` what its last hello said comes next.
 
+    `held_until_ms` is until when its application holds updates back; null if it does not, MAX_INTEGER without an end.
     `noted_attributes` are those that an operator's file stated; `attributes` has them where the device says nothing.
     """
 
     __tablename__ = "device"
-    __table_args__ = (Index(None, "product", "id"), Index(None, "product", "online"))
+    __table_args__ = (
+        Index(None, "product", "id"),
+        Index(None, "product", "online"),
+        Index("ix_device_listed", *_LISTED),
+    )
     id: str = Field(primary_key=True)
     product: str = Field(foreign_key="product.id")
     hardware_model: str
@@ -93,6 +99,7 @@ class DeviceRow(Row, table=True):
     state_seq: int = Field(default=-1, sa_type=BigInteger)
     state: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
     has_pending: bool = False
+    held_until_ms: int | None = Field(default=None, sa_type=BigInteger)
     last_seen_at_ms: int | None = Field(default=None, sa_type=BigInteger)
     registered_at_ms: int = Field(sa_type=BigInteger)
     journal_id: str | None = None
@@ -113,6 +120,7 @@ class MembershipRow(Row, table=True):
     __table_args__ = (
         ForeignKeyConstraint(["product", "group_name"], ["device_group.product", "device_group.name"]),
         Index(None, "product", "group_name"),
+        Index(None, "group_name", "device_id"),
     )
     device_id: str = Field(primary_key=True, foreign_key="device.id")
     group_name: str = Field(primary_key=True)
@@ -123,7 +131,7 @@ class ComponentRow(Row, table=True):
     """What a device last reported of one component."""
 
     __tablename__ = "device_component"
-    __table_args__ = (Index(None, "component", "version"),)
+    __table_args__ = (Index(None, "component", "version", "device_id"), Index(None, "version", "device_id"))
     device_id: str = Field(primary_key=True, foreign_key="device.id")
     component: str = Field(primary_key=True)
     version: str
@@ -247,6 +255,7 @@ class AttemptRow(Row, table=True):
         UniqueConstraint("device_id", "journal_id", "attempt_id"),
         Index(None, "source_id", "outcome"),
         Index(None, "device_id", "component", "outcome"),
+        Index(None, "outcome", "reason", "device_id", "component"),
     )
     id: int | None = Field(default=None, sa_column=Column(BigNumber, primary_key=True))
     device_id: str = Field(foreign_key="device.id")

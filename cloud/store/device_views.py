@@ -1,4 +1,4 @@
-"""Devices as others see them, put together a page at a time, and the filters that choose them."""
+"""Devices as others see them, put together a page at a time."""
 
 from __future__ import annotations
 
@@ -6,42 +6,16 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from sqlmodel import Session, col, select
-from sqlmodel.sql.expression import SelectOfScalar
 
-from cloud.fleet import DeviceFilter, DeviceView, OtaView, PinView
-from cloud.models import ComponentRow, DeviceRow, FirmwareRow, MembershipRow, OtaRow, PinRow
+from cloud.fleet import DeviceView, OtaView, PinView
+from cloud.models import ComponentRow, DeviceRow, FirmwareRow, OtaRow, PinRow
 from cloud.store.lookup import batches
 from cloud.store.otas import ota_view
 from cloud.store.situations import assignments, ids_of
 from protocol.codec import structure
-from protocol.identity import EVERYONE
 from protocol.phases import Phase
 from protocol.up import Availability, DeviceState
 from protocol.values import ComponentState
-
-
-def filtered(which: DeviceFilter) -> SelectOfScalar[DeviceRow]:
-    """Return the query for the devices that a filter lets through, page and order apart."""
-    query = select(DeviceRow)
-    if which.product is not None:
-        query = query.where(col(DeviceRow.product) == which.product)
-    if which.products is not None:
-        query = query.where(col(DeviceRow.product).in_(which.products))
-    if which.group is not None and which.group != EVERYONE:
-        members = select(MembershipRow.device_id).where(col(MembershipRow.group_name) == which.group)
-        query = query.where(col(DeviceRow.id).in_(members))
-    if which.online is not None:
-        query = query.where(col(DeviceRow.online).is_(which.online))
-    if which.pending is not None:
-        query = query.where(col(DeviceRow.has_pending).is_(which.pending))
-    if which.component is not None or which.version is not None:
-        having = select(ComponentRow.device_id)
-        if which.component is not None:
-            having = having.where(col(ComponentRow.component) == which.component)
-        if which.version is not None:
-            having = having.where(col(ComponentRow.version) == which.version)
-        query = query.where(col(DeviceRow.id).in_(having))
-    return query
 
 
 def device_views(session: Session, rows: Sequence[DeviceRow]) -> tuple[DeviceView, ...]:

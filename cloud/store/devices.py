@@ -5,19 +5,19 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 
-from sqlalchemy import func
 from sqlmodel import Session, col, select
 
 from cloud.fleet import DeviceFilter, DeviceView, FleetView, OtaStatus, OtaView, PinView
 from cloud.models import ChannelRow, ComponentRow, DeviceRow, FirmwareRow, OtaRow, PinRow
 from cloud.planner import components_of
+from cloud.store import device_lists
 from cloud.store.audit import audit
-from cloud.store.device_views import device_views, filtered, pin_view
+from cloud.store.device_views import device_views, pin_view
 from cloud.store.dynamic_groups import follow_facts
 from cloud.store.engine import Change, Database
 from cloud.store.errors import ConflictError, NotFoundError
 from cloud.store.groups import add_to_groups
-from cloud.store.lookup import checking, device_row, firmware_row, group_row, ota_row, product_row
+from cloud.store.lookup import batches, checking, device_row, firmware_row, group_row, ota_row, product_row
 from cloud.store.otas import close, ota_view, tell
 from cloud.store.situations import assignments, channels_of, floors_of, ids_of, situations
 from protocol.down import Desired
@@ -47,16 +47,27 @@ class Devices:
 
     def devices(self, which: DeviceFilter = DeviceFilter()) -> tuple[DeviceView, ...]:  # noqa: B008 - frozen
         """Return a page of devices by id."""
-        query = filtered(which).order_by(col(DeviceRow.id)).limit(which.limit)
-        if which.after is not None:
-            query = query.where(col(DeviceRow.id) > which.after)
         with self._database.reading() as session:
-            return device_views(session, session.exec(query).all())
+            ids = device_lists.page(session, which, self._database.now_ms())
+            return tuple(view for some in batches(ids) for view in device_views(session, _rows(session, some)))
+
+    def ids(self, which: DeviceFilter = DeviceFilter()) -> tuple[str, ...]:  # noqa: B008 - frozen
+        """Return the ids of a page of devices."""
+        with self._database.reading() as session:
+            return tuple(device_lists.page(session, which, self._database.now_ms()))
+
+    def near(self, device_id: str, *, count: int = 1000) -> tuple[str, ...]:
+        """Return the ids that stand next to one in the alphabet, before it and after it: what it may have meant."""
+        of = col(DeviceRow.id)
+        before = select(DeviceRow.id).where(of < device_id).order_by(of.desc()).limit(count)
+        after = select(DeviceRow.id).where(of > device_id).order_by(of).limit(count)
+        with self._database.reading() as session:
+            return (*session.exec(before), *session.exec(after))
 
     def count(self, which: DeviceFilter = DeviceFilter()) -> int:  # noqa: B008 - frozen
         """Return how many devices there are on all pages."""
         with self._database.reading() as session:
-            return session.exec(select(func.count()).select_from(filtered(which).subquery())).one()
+            return device_lists.count(session, which, self._database.now_ms())
 
     def device(self, device_id: str) -> DeviceView:
         """Return one device; NotFoundError."""
@@ -197,6 +208,10 @@ class Devices:
             devices = situations(session, product, ids_of(product, group=group))
             channels = channels_of(session, product)
             return FleetView(product=product, channels=channels, devices=devices, now_ms=self._database.now_ms())
+
+
+def _rows(session: Session, ids: Sequence[str]) -> Sequence[DeviceRow]:
+    return session.exec(select(DeviceRow).where(col(DeviceRow.id).in_(ids)).order_by(col(DeviceRow.id))).all()
 
 
 def register(change: Change, device_id: str, product: str, hardware_model: str, *, by: str) -> DeviceRow:

@@ -13,6 +13,7 @@ from typing import Final
 from sqlmodel import Session, col, select
 
 from cloud.models import ComponentRow, DeviceRow, FirmwareRow, GroupRow
+from cloud.store.attributes import set_attributes
 from cloud.store.audit import audit
 from cloud.store.devices import register
 from cloud.store.dynamic_groups import follow_facts
@@ -162,7 +163,7 @@ class _Import:
             return False
         own = {name: value for name, value in row.attributes.items() if row.noted_attributes.get(name) != value}
         row.noted_attributes = dict(device.attributes)
-        row.attributes = row.noted_attributes | own
+        set_attributes(self._change, row, row.noted_attributes | own)
         self._session.add(row)
         return True
 

@@ -10,9 +10,11 @@ from sqlalchemy import func
 from sqlmodel import Session, col, select
 
 from cloud.fleet import AttemptFilter, AttemptView, HelloAnswer, OtaStatus
+from cloud.holding import held_until_ms
 from cloud.models import AttemptRow, ComponentRow, DeviceRow, EntryRow, OtaRow, ProductRow
 from cloud.rollout_models import HealthRow
 from cloud.store.attempt_views import attempt_views
+from cloud.store.attributes import set_attributes
 from cloud.store.devices import next_desired, register
 from cloud.store.dynamic_groups import follow_facts
 from cloud.store.engine import Change, Database
@@ -169,7 +171,8 @@ def _take_hello(change: Change, row: DeviceRow, hello: Hello) -> None:
         _follow_journal(change.session, row, hello.journal.journal_id)
     row.journal_next = hello.journal.next_seq
     row.hardware_model, row.agent_version = hello.hardware_model, hello.agent_version
-    row.attributes, row.encodings = row.noted_attributes | dict(hello.attributes), list(hello.encodings)
+    set_attributes(change, row, row.noted_attributes | dict(hello.attributes))
+    row.encodings = list(hello.encodings)
     row.root_version, row.timezone = hello.root_version, hello.timezone
     row.online, row.last_seen_at_ms = True, change.now_ms
     change.session.add(row)
@@ -198,7 +201,7 @@ def _is_newer(row: DeviceRow, state: DeviceState) -> bool:
 def _take_state(change: Change, row: DeviceRow, state: DeviceState) -> bool:
     """Store a state and tell whether the components changed."""
     row.session, row.state_seq, row.state = state.session, state.seq, to_plain(state)
-    row.has_pending = bool(state.pending)
+    row.has_pending, row.held_until_ms = bool(state.pending), held_until_ms(state.availability)
     row.last_seen_at_ms = change.now_ms
     change.session.add(row)
     stored = {

@@ -14,12 +14,12 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from cloud import event_models, people_models, rollout_models
+from cloud import device_models, event_models, people_models, rollout_models
 from cloud.models import Row
 from cloud.store.engine import MIGRATIONS, Database
 from tests.support.postgres import Cluster
 
-ROWS_ELSEWHERE = (event_models, people_models, rollout_models)
+ROWS_ELSEWHERE = (device_models, event_models, people_models, rollout_models)
 """Modules whose rows are part of the schema as soon as they are imported."""
 
 
@@ -96,6 +96,16 @@ def test_what_was_there_before_a_step_is_there_after_it(engine: sa.Engine) -> No
         connection.exec_driver_sql(
             "INSERT INTO product (id, hardware_models, ota_enabled, created_at_ms) VALUES ('lamp', '[]', true, 1)"
         )
+        held = '{"availability": {"enabled": true, "holds": [{"owner": "a", "why": "b", "expires_at_ms": 7}]}}'
+        added = {"attributes": '{"site": "hall"}', "state": held}
+        device = {"id": "lamp-1", "product": "lamp", "hardware_model": "x", "agent_version": "1.0.0", "encodings": "[]"}
+        numbers = "registered_at_ms root_version session state_seq journal_next ack_through desired_seq".split()
+        device |= added | dict.fromkeys(numbers, 1) | {"online": False, "has_pending": False}
+        columns = ", ".join(device), ", ".join(f":{name}" for name in device)
+        connection.execute(sa.text("INSERT INTO device ({}) VALUES ({})".format(*columns)), device)
         command.upgrade(configured(connection), "head")
+        said = connection.exec_driver_sql("SELECT device_id, name, value FROM device_attribute").one()
+        assert tuple(said) == ("lamp-1", "site", "hall")
+        assert connection.exec_driver_sql("SELECT held_until_ms FROM device").scalar_one() == 7
         row = connection.exec_driver_sql("SELECT id, base_only, approvals FROM product").one()
         assert tuple(row) == ("lamp", False, 0)

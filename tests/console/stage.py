@@ -20,6 +20,7 @@ from cloud.access.passwords import hash_password
 from cloud.access.roles import EVERYTHING, Role
 from cloud.cli.initialise import database_url
 from cloud.config import Home
+from cloud.device_models import DeviceAttributeRow
 from cloud.guard.policy import Gates, Phase, Policy, SilenceGate
 from cloud.models import AttemptRow, ComponentRow, DeviceRow, MembershipRow, Row
 from cloud.store.store import Store
@@ -178,7 +179,7 @@ def _huge(store: Store, clock: Clock, devices: int) -> None:
             batch = [
                 _rows(number, made, now, chance, change.now_ms) for number in range(begin, min(begin + BATCH, devices))
             ]
-            for row in (DeviceRow, ComponentRow, MembershipRow, AttemptRow):
+            for row in (DeviceRow, DeviceAttributeRow, ComponentRow, MembershipRow, AttemptRow):
                 change.session.execute(insert(row), [it for rows in batch for it in rows[row]])
 
 
@@ -190,12 +191,13 @@ def _rows(
     version = took.firmware.version if took else "1.0.0"
     component = {"component": "app", "version": version, "build": 1, "digest": digest_of(version)}
     state = DeviceState(session=1, seq=1, phase=chance.choices((Phases.IDLE, Phases.DOWNLOADING), (49, 1))[0])
+    site = chance.choice(SITES)
     device = {
         "id": device_id,
         "product": PRODUCT,
         "hardware_model": MODEL,
         "agent_version": "0.1.0",
-        "attributes": {"site": chance.choice(SITES)},
+        "attributes": {"site": site},
         "encodings": [],
         "online": chance.random() > 0.1,
         "session": 1,
@@ -230,6 +232,7 @@ def _rows(
     member = {"device_id": device_id, "group_name": chance.choice(SITES), "product": PRODUCT}
     return {
         DeviceRow: [device],
+        DeviceAttributeRow: [{"device_id": device_id, "name": "site", "value": site}],
         ComponentRow: [component | {"device_id": device_id, "requires": {}, "data_schema": 0}],
         MembershipRow: [member] if chance.random() < 0.8 else [],
         AttemptRow: [attempt],

@@ -12,9 +12,9 @@ from cloud.values import OutboxKind, ReleasePatch
 from protocol.identity import EVERYONE
 from protocol.phases import Reason, Wait
 from protocol.selection import Rule, Verdict
-from protocol.up import Pending
-from protocol.values import Urgency, Via
-from tests.cloud.store.fleets import ANN, MODEL, PRODUCT, Device, digest_of, join, manifest, release
+from protocol.up import Availability, HoldInfo, Pending
+from protocol.values import Scope, Urgency, Via
+from tests.cloud.store.fleets import ANN, MODEL, PRODUCT, Clock, Device, digest_of, join, manifest, release
 
 
 def ids(store: Store, **asked: object) -> list[str]:
@@ -76,6 +76,77 @@ def test_devices_are_found_by_what_is_asked(store: Store) -> None:
     assert ids(store, component="bulb") == ["lamp-1"]
     assert ids(store, pending=True) == ["pi-2"]
     assert ids(store, product="toaster") == []
+
+
+def test_devices_are_found_by_what_they_are_and_by_what_keeps_them(store: Store, clock: Clock) -> None:
+    hold = HoldInfo(
+        owner="surgery", why="a patient", scopes=(Scope.RESTART,), expires_at_ms=int(clock.now_s + 60) * 1000
+    )
+    fleet = {
+        name: Device(store, name, model=model, attributes={"site": site, "floor": "2"})
+        for name, model, site in (("north-1", "pi4", "oslo"), ("north-2", "pi5", "oslo"), ("south-1", "pi4", "rome"))
+    }
+    for device in fleet.values():
+        device.hello()
+    fleet["north-1"].tell(availability=Availability(holds=(hold,)))
+    fleet["north-2"].tell(availability=Availability(enabled=False))
+    store.devices.pin("south-1", "app", "1.0.0", by=ANN)
+
+    assert ids(store, text="NORTH") == ["north-1", "north-2"]
+    assert ids(store, text="h_") == [], "an underscore stands for itself"
+    assert ids(store, text="%") == []
+    assert ids(store, hardware_model="pi4") == ["north-1", "south-1"]
+    assert ids(store, attributes=(("site", "oslo"), ("floor", "2"))) == ["north-1", "north-2"]
+    assert ids(store, attributes=(("site", "rome"), ("floor", "1"))) == []
+    assert ids(store, held=True) == ["north-1", "north-2"]
+    assert ids(store, locked=True) == ["south-1"]
+    assert ids(store, locked=False, hardware_model="pi4", text="1") == ["north-1"]
+    clock.pass_s(61)
+    assert ids(store, held=True) == ["north-2"], "the lease of the other has run out"
+    assert ids(store, held=False) == ["north-1", "south-1"]
+    fleet["north-2"].tell()
+    assert ids(store, held=True) == []
+
+    fleet["north-1"].attributes = {"site": "rome"}
+    fleet["north-1"].session += 1
+    fleet["north-1"].hello()
+    assert ids(store, attributes=(("site", "rome"),)) == ["north-1", "south-1"]
+    assert ids(store, attributes=(("floor", "2"),)) == ["north-2", "south-1"]
+    after = DeviceFilter(attributes=(("site", "rome"),), after="north-1")
+    assert store.devices.ids(after) == ("south-1",)
+    assert store.devices.count(after) == 2, "those of the pages before are counted, too"
+
+
+def test_devices_are_found_by_how_their_newest_attempt_ended(store: Store) -> None:
+    made = release(store, "1.1.0")
+    first, second, third = join(store, "pi-1", "pi-2", "pi-3")
+    first.fail("1.1.0", made.release_id, Reason.HEALTH_FAILED)
+    second.fail("1.1.0", made.release_id, Reason.WRONG_BOOT)
+    third.fail("1.1.0", made.release_id, Reason.HEALTH_FAILED)
+    assert ids(store, failed="any") == ["pi-1", "pi-2", "pi-3"]
+    assert ids(store, failed="health_failed") == ["pi-1", "pi-3"]
+    third.take("1.2.0", made.release_id)
+    assert ids(store, failed="health_failed") == ["pi-1"]
+    assert ids(store, failed="health_failed", online=False) == []
+
+
+def test_devices_are_found_by_how_long_they_are_away(store: Store, clock: Clock) -> None:
+    first, second, third = join(store, "pi-1", "pi-2", "pi-3")
+    first.presence(online=False)
+    clock.pass_s(3600)
+    second.presence(online=False)
+    clock.pass_s(60)
+    assert ids(store, quiet_for_s=3600) == ["pi-1"]
+    assert ids(store, quiet_for_s=30) == ["pi-1", "pi-2"]
+    store.certificates.revoke_device("pi-1", "lost", by=ANN)
+    assert ids(store, quiet_for_s=30) == ["pi-2"], "one that is shut out is not missed"
+    assert ids(store, revoked=True) == ["pi-1"]
+    assert ids(store, revoked=False) == ["pi-2", third.device_id]
+
+
+def test_the_ids_next_to_one_are_told(store: Store) -> None:
+    join(store, *(f"pi-{number}" for number in range(6)))
+    assert store.devices.near("pi-2x", count=2) == ("pi-2", "pi-1", "pi-3", "pi-4")
 
 
 def test_pages_follow_each_other(store: Store) -> None:
