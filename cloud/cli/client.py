@@ -35,6 +35,14 @@ class UnreachableError(UserError):
     """The server was not reached, or went away before it answered: it may come back."""
 
 
+class AnsweredError(UserError):
+    """What the server refused, in its own words; `where` is the place that explains it."""
+
+    def __init__(self, message: str, *, exit_code: int, where: str = "") -> None:
+        super().__init__(message, exit_code=exit_code)
+        self.where = where
+
+
 class ApiClient:
     """The server's HTTP API as functions from paths to JSON; raises UserError only."""
 
@@ -163,10 +171,10 @@ class ApiClient:
             return
         try:
             body = answer.json()
-            message = str(body["message"])
+            message, where = str(body["message"]), str(body.get("help", ""))
         except (ValueError, KeyError, TypeError):
             raise self._stranger(answer) from None
-        raise UserError(message, exit_code=_EXIT_CODES.get(answer.status_code, FAILED))
+        raise AnsweredError(message, exit_code=_EXIT_CODES.get(answer.status_code, FAILED), where=where)
 
     def _stranger(self, answer: httpx.Response) -> UserError:
         return UserError(

@@ -1,6 +1,7 @@
 """One invocation of `fleetlift`: who calls which server from which home, by which context, and how answers look."""
 
 import os
+import sys
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -71,6 +72,12 @@ class Operator:
         click.get_current_context().find_root().call_on_close(client.close)
         return client
 
+    @property
+    def asked_server(self) -> ApiClient | None:
+        """The server's API, if this invocation has turned to it."""
+        found: ApiClient | None = self.__dict__.get("api")
+        return found
+
     def client(self, timeout_s: float) -> ApiClient:
         """Return another client of the server's API, which gives up after a time; whoever asks for it closes it."""
         return ApiClient(self.server, self.read_token(), self.ca, timeout_s=timeout_s)
@@ -105,8 +112,10 @@ class Operator:
         named = self.token_option or os.environ.get(TOKEN_VARIABLE)
         path = Path(named).expanduser() if named else self.place.token
         try:
+            if str(named) == "-":
+                return check_token(sys.stdin.read(MAX_TOKEN_BYTES), "standard input")
             with path.open(encoding="ascii") as file:
-                token = file.read(MAX_TOKEN_BYTES).strip()
+                token = file.read(MAX_TOKEN_BYTES)
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "it is not a token"
             raise UserError(
@@ -114,6 +123,12 @@ class Operator:
                 "name the home that `fleetlift init` made with --home, or the token's file with --token-file.",
                 exit_code=4,
             ) from None
-        if not token or not token.isprintable() or " " in token:
-            raise UserError(f"{path} holds no API token. Nothing was sent.", exit_code=4)
-        return token
+        return check_token(token, str(path))
+
+
+def check_token(text: str, where: str) -> str:
+    """Return an API token without what is around it; raises UserError for what is none."""
+    token = text.strip()
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise UserError(f"{where} holds no API token. Nothing was sent.", exit_code=4)
+    return token

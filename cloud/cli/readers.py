@@ -5,6 +5,7 @@ nowhere, and the command ends as it would have ended.
 """
 
 import io
+import os
 import sys
 from typing import Any, TextIO
 
@@ -21,11 +22,22 @@ class _Unread(io.FileIO):
 
 
 def outlive_readers() -> None:
-    """Let this process go on when nobody reads its standard output or error any more; once, at its start."""
+    """Let this process go on when nobody reads its standard output or error any more; once, at its start.
+
+    One that was closed from the beginning (`>&-`) is like one that nobody reads.
+    """
+    if sys.stdout is None:
+        sys.stdout = _nowhere()
+    if sys.stderr is None:
+        sys.stderr = _nowhere()
     if sys.stdout is sys.__stdout__ and isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout = _outliving(sys.stdout)
     if sys.stderr is sys.__stderr__ and isinstance(sys.stderr, io.TextIOWrapper):
         sys.stderr = _outliving(sys.stderr)
+
+
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123 - for as long as this process lives
 
 
 def _outliving(stream: io.TextIOWrapper) -> TextIO:

@@ -32,6 +32,7 @@ from cloud.config import Home, Settings, is_loopback, load_settings, parse_broke
 from cloud.connection import BrokerAccess
 from cloud.intake import Intake
 from cloud.link import Link, UpMessage
+from cloud.manual import ManualSite
 from cloud.online_key import OnlineKey
 from cloud.provenance import ORIGIN, SERVER, Origin
 from cloud.refusals import Refusals
@@ -70,6 +71,7 @@ class Parts:
     listener: socket.socket
     secrets: SecretFiles
     sender: Sender
+    manual: ManualSite | None
 
     @property
     def url(self) -> str:
@@ -152,6 +154,7 @@ def _override(settings: Settings, host: str | None, port: int | None, broker: st
 def _open(home: Home, settings: Settings, stack: contextlib.ExitStack) -> Parts:
     """Open everything, in an order in which what is refused leaves nothing started."""
     check_tls(settings)
+    manual = ManualSite(home.storage_path(settings.server.docs_dir)) if settings.server.docs_dir else None
     stack.enter_context(_alone(home.cloud / "serve.lock"))
     store = stack.enter_context(Store.open(database_url(home, settings), time.time))
     key = OnlineKey.load_or_create(online_key_path(home, settings))
@@ -176,6 +179,7 @@ def _open(home: Home, settings: Settings, stack: contextlib.ExitStack) -> Parts:
         listener=listener,
         secrets=SecretFiles(home.webhooks),
         sender=sender,
+        manual=manual,
     )
 
 
@@ -297,7 +301,7 @@ async def _run(parts: Parts, operator: Operator) -> None:
         secrets=parts.secrets,
     )
     config = uvicorn.Config(
-        create_site(backend),
+        create_site(backend, parts.manual),
         log_config=None,
         access_log=False,
         lifespan="off",

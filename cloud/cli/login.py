@@ -1,0 +1,240 @@
+"""`fleetlift login, logout, context`: several servers, each with its address, authority and token."""
+
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import click
+
+from cloud.cli.client import CONFLICT, NOT_ALLOWED, ApiClient, Json
+from cloud.cli.context import Command, Group, Operator, pass_operator
+from cloud.cli.contexts import CONTEXT_VARIABLE, Contexts, Place
+from cloud.cli.operating import check_token
+from cloud.cli.options import yes_option
+from cloud.cli.render import Column
+from cloud.cli.server_identity import authority_for
+from cloud.config import OperatorContext, load_context
+from protocol.errors import UserError
+
+COLUMNS: Final = (
+    Column("context", "context"),
+    Column("server", "server"),
+    Column("product", "product"),
+    Column("logged in", "has_token"),
+    Column("current", "current"),
+)
+DETAILS: Final = (
+    *COLUMNS[:3],
+    Column("component", "component"),
+    Column("known by", lambda row: row["ca"] or "the system's list"),
+    Column("token", "token_file"),
+    Column("logged in", "has_token"),
+    Column("settings", "settings"),
+)
+WHO: Final = (
+    Column("context", "context"),
+    Column("server", "server"),
+    Column("you are", "person"),
+    Column("roles", "grants"),
+    Column("token", "token_file"),
+)
+_NO_NAME = re.compile(r"[^a-z0-9-]+")
+
+
+@click.command(
+    "login",
+    cls=Command,
+    examples=(
+        "fleetlift login https://ota.example:8321",
+        "fleetlift login https://ota.example --name production --token-file token --product thermostat",
+        "fleetlift login https://ota.example --token-file - < token   # the token from standard input",
+    ),
+)
+@click.argument("url")
+@click.option("--name", metavar="NAME", help="What to call it (default: the host's name).")
+@click.option("--ca-sha256", metavar="HEX", help="The SHA-256 of the authority that its certificate is from.")
+@click.option("--product", metavar="PRODUCT", help="The product that commands assume.")
+@click.option("--component", metavar="C", help="The component that commands assume (default: app).")
+@pass_operator
+def login(
+    operator: Operator, *, url: str, name: str | None, ca_sha256: str | None, product: str | None, component: str | None
+) -> None:
+    """Remember a server, and use it from now on: its address, what it is known by, and an API token.
+
+    The token is read from --token-file, or asked for without being shown. An authority that this machine does not know
+    is shown by its SHA-256, to be compared with the server's, or taken from --ca-file.
+    """
+    server = _address(url)
+    contexts = Contexts.of_user()
+    chosen = contexts.place(name or _name_of(server)).name or ""
+    if chosen in contexts.names() and (known := contexts.find(chosen).load().server) != server:
+        raise UserError(
+            f"the context {chosen} is of {known}. Nothing was changed; choose another --name, or do: "
+            f"fleetlift context remove {chosen}",
+            exit_code=CONFLICT,
+        )
+    authority = authority_for(operator.output, server, operator.ca_option, ca_sha256)
+    token = operator.read_token() if operator.token_option is not None else _ask(operator)
+    said = {"server": server, "product": product, "component": component}
+    context = OperatorContext.model_validate({key: value for key, value in said.items() if value is not None})
+    with tempfile.TemporaryDirectory(prefix="fleetlift-") as scratch:  # 0700; what there is stays until this is good
+        me = _who(Contexts(Path(scratch)).write(chosen, context, token, authority))
+    place = contexts.write(chosen, context, token, authority)
+    contexts.use(chosen)
+    operator.output.say(f"You are {me['name']} at {server}. The context {chosen} is used from now on.")
+    if operator.home.root.exists() and not os.environ.get(CONTEXT_VARIABLE):
+        operator.output.warn(
+            f"Here the home {operator.home.root} goes before it: add --context {chosen}, or set FLEETLIFT_CONTEXT."
+        )
+    row = {"context": chosen, "server": server, "person": me["name"], "grants": me["grants"]}
+    operator.output.record(row | {"token_file": str(place.token)}, WHO)
+
+
+@click.command(
+    "logout",
+    cls=Command,
+    examples=("fleetlift logout", "fleetlift logout production --revoke --yes"),
+)
+@click.argument("name", required=False, metavar="[CONTEXT]")
+@click.option("--revoke", is_flag=True, help="Have the server refuse the token from now on, too.")
+@yes_option
+@pass_operator
+def logout(operator: Operator, *, name: str | None, revoke: bool, yes: bool) -> None:
+    """Forget a context's token on this machine (default: of the current one); the rest of it stays."""
+    contexts = Contexts.of_user()
+    place = contexts.find(_chosen(operator, contexts, name))
+    if place.name is None or not place.token.exists():
+        raise UserError(f"nobody is logged in with the context {place.name}. Nothing was changed.", exit_code=1)
+    if revoke:
+        token = _who(place)["token"]
+        operator.output.confirm(f"Revoke the token {token} at {place.load().server}?", yes=yes)
+        api = _client(place)
+        try:
+            api.delete("tokens", token)
+        finally:
+            api.close()
+    contexts.forget_token(place.name)
+    after = "the server refuses it" if revoke else "stays good until `fleetlift api-token revoke`"
+    operator.output.say(f"The token of {place.name} is forgotten here, and {after}.")
+    if operator.output.for_program:
+        operator.output.record(_row(contexts, place), DETAILS)
+
+
+@click.group(cls=Group)
+def context() -> None:
+    """Contexts: servers that you have logged in to.
+
+    A command uses the context of --context, else of FLEETLIFT_CONTEXT, else the home's own where there is a home, else
+    the current one.
+    """
+
+
+@context.command("list", examples=("fleetlift context list", "fleetlift context list -o name"))
+@pass_operator
+def list_(operator: Operator) -> None:
+    """List contexts."""
+    contexts = Contexts.of_user()
+    rows = [_row(contexts, contexts.place(name)) for name in contexts.names()]
+    operator.output.rows(rows, COLUMNS, nothing="There is no context. `fleetlift login URL` makes one.")
+
+
+@context.command("use", examples=("fleetlift context use production",))
+@click.argument("name", metavar="CONTEXT")
+@pass_operator
+def use(operator: Operator, *, name: str) -> None:
+    """Let commands use a context from now on, where nothing else is said."""
+    contexts = Contexts.of_user()
+    contexts.use(name)
+    place = contexts.place(name)
+    operator.output.say(f"{name} is used from now on: {place.load().server}.")
+    if operator.output.for_program:
+        operator.output.record(_row(contexts, place), DETAILS)
+
+
+@context.command("show", examples=("fleetlift context show", "fleetlift context show production -o yaml"))
+@click.argument("name", required=False, metavar="[CONTEXT]")
+@pass_operator
+def show(operator: Operator, *, name: str | None) -> None:
+    """Show a context; without a name the one that commands use here and now."""
+    contexts = Contexts.of_user()
+    operator.output.record(_row(contexts, contexts.find(name) if name else operator.place), DETAILS)
+
+
+@context.command("remove", examples=("fleetlift context remove staging",))
+@click.argument("name", metavar="CONTEXT")
+@yes_option
+@pass_operator
+def remove(operator: Operator, *, name: str, yes: bool) -> None:
+    """Forget a context: its address, authority and token. The token stays good at the server until it is revoked."""
+    contexts = Contexts.of_user()
+    row = _row(contexts, contexts.find(name))
+    operator.output.confirm(f"Forget {name} ({row['server']}) and its token?", yes=yes)
+    contexts.remove(name)
+    operator.output.say(f"{name} is forgotten here.")
+    if operator.output.for_program:
+        operator.output.record(row, DETAILS)
+
+
+def _address(url: str) -> str:
+    """Return a server's address in one form; raises UserError."""
+    said = url if "://" in url else f"https://{url}"
+    try:
+        parts = urlsplit(said)
+        host, _port = parts.hostname, parts.port
+    except ValueError:
+        host, parts = None, urlsplit("")
+    if not host or parts.scheme not in ("http", "https") or parts.username or parts.query or parts.fragment:
+        raise UserError(f"{url!r:.200} is not a server's address, as https://ota.example:8321. Nothing was changed.")
+    return said.rstrip("/")
+
+
+def _name_of(server: str) -> str:
+    return _NO_NAME.sub("-", urlsplit(server).hostname or "").strip("-")[:60] or "server"
+
+
+def _ask(operator: Operator) -> str:
+    if not operator.output.can_ask:
+        raise UserError("nobody is here to type the API token. Nothing was changed; add --token-file.", exit_code=2)
+    return check_token(click.prompt("API token", hide_input=True, err=True), "what was typed")
+
+
+def _client(place: Place) -> ApiClient:
+    known = load_context(place.settings)
+    ca: Path | None = place.settings.parent / known.ca if known.ca else None
+    return ApiClient(known.server, check_token(place.token.read_text(encoding="ascii"), str(place.token)), ca)
+
+
+def _who(place: Place) -> Json:
+    """Ask the server who it takes the bearer of the token for; raises UserError."""
+    api = _client(place)
+    try:
+        me: Any = api.get("me")
+    finally:
+        api.close()
+    if not isinstance(me, dict) or not {"name", "grants", "token"} <= me.keys():
+        raise UserError(f"{api.url} does not answer as a Fleetlift server does. Nothing was changed.", exit_code=1)
+    return me
+
+
+def _chosen(operator: Operator, contexts: Contexts, name: str | None) -> str:
+    if found := name or operator.place.name or contexts.current():
+        return found
+    raise UserError("there is no current context. Nothing was changed; name one.", exit_code=NOT_ALLOWED)
+
+
+def _row(contexts: Contexts, place: Place) -> Json:
+    known = place.load()
+    return {
+        "context": place.name or "(home)",
+        "current": place.name is not None and place.name == contexts.current(),
+        "server": known.server,
+        "product": known.product,
+        "component": known.component,
+        "ca": str(place.settings.parent / known.ca) if known.ca else None,
+        "has_token": place.token.exists(),
+        "token_file": str(place.token),
+        "settings": str(place.settings),
+    }
