@@ -46,7 +46,9 @@ class ServerSettings(_Section):
     """Where the HTTP API listens, and what it accepts."""
 
     host: str = "127.0.0.1"
+    """The address it listens on; 0.0.0.0 for all."""
     port: int = Field(default=DEFAULT_PORT, ge=0, le=65535)
+    """The port of API and console."""
     public_url: str | None = None
     """What operators reach it by, when a proxy stands before it; links in answers start with it."""
     tls: bool = True
@@ -56,8 +58,13 @@ class ServerSettings(_Section):
     max_request_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
     """The largest body of any request but an image's upload."""
     max_image_bytes: int = Field(default=8 * 1024**3, ge=1, le=MAX_BLOB_BYTES)
+    """The largest image that is taken."""
+    docs_url: str | None = None
+    """Where the site of the documents stands, if it is elsewhere; refused requests link to it."""
+    docs_dir: str | None = None
+    """The site as `make docs` built it, which the server then serves at /docs/, and links to."""
 
-    @field_validator("public_url")
+    @field_validator("public_url", "docs_url")
     @classmethod
     def _check_url(cls, value: str | None) -> str | None:
         if value is not None and urlsplit(value).scheme not in ("http", "https"):

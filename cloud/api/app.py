@@ -34,6 +34,7 @@ from cloud.api.backend import Backend
 from cloud.api.limiting import ENROLMENT_TRIES, ENROLMENTS_PER_S, PASSWORD_TRIES, PASSWORDS_PER_S, Tries
 from cloud.api.middleware import BodyLimit, KnowOrigin, NoteChanges
 from cloud.api.problems import ANSWERS, answer_errors
+from cloud.manual import manual_of
 from cloud.watching import Watching
 
 PREFIX: Final = "/api/v1"
@@ -73,6 +74,7 @@ def create_app(backend: Backend) -> FastAPI:
     app.state.backend, app.state.enrolment_desk = backend, enrolment.Desk()
     app.state.enrolment_tries = Tries(ENROLMENT_TRIES, ENROLMENTS_PER_S)
     app.state.password_tries = Tries(PASSWORD_TRIES, PASSWORDS_PER_S)
+    app.state.manual = manual_of(backend.settings.server, backend.base_url)
     app.state.watching = Watching(backend.store)
     for module in ROUTERS:
         app.include_router(module.router, prefix=PREFIX, dependencies=[Depends(authorize)], responses=dict(ANSWERS))

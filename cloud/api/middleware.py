@@ -44,7 +44,7 @@ class BodyLimit:
         why = f"The request is larger than the {max_bytes} bytes that are read. Nothing was changed."
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         if not declared.isdigit() or len(declared) > MAX_DIGITS or int(declared) > max_bytes:
-            await problem(_TOO_LARGE, "too_large", why, _CLOSE)(scope, receive, send)
+            await problem(scope, _TOO_LARGE, "too_large", why, _CLOSE)(scope, receive, send)
             return
         read = 0
 

@@ -134,7 +134,7 @@ class Api:
     def refusal(self, method: str, path: str, body: object = None, *, status: int, **more: Any) -> tuple[str, str]:
         """Send a request that must be refused; return the error's code and message."""
         said = self(method, path, body, expect=status, **more)
-        assert set(said) == {"error", "message"}, said
+        assert set(said) == {"error", "message", "help"}, said
         return said["error"], said["message"]
 
 

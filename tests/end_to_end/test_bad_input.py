@@ -94,7 +94,7 @@ def test_a_percentage_that_is_none_is_refused_by_rest_too(fleet: Fleet, device: 
     (live,) = [page["release"] for page in fleet.json("release", "list", "--group", "doors") if page["release"]["live"]]
     release = {"product": "thermostat", "group": "doors", "component": "app", "version": "21.0.0"}
     said = fleet.api("POST", "/releases", release | {"percentage": percentage}, expect=422)
-    assert set(said) == {"error", "message"}
+    assert set(said) == {"error", "message", "help"}
     assert "percentage" in said["message"]
     if percentage is not None:  # left out, as null says, nothing is changed
         fleet.api("PATCH", f"/releases/{live['release_id']}", {"percentage": percentage}, expect=422)

@@ -29,7 +29,7 @@ def test_every_route_of_the_api_wants_a_token(api: Api) -> None:
             for method, path in guarded:
                 answer = stranger.request(method, path.replace("{", "").replace("}", ""), headers=headers)
                 assert answer.status_code == 401, f"{method} {path}"
-                assert set(answer.json()) == {"error", "message"}
+                assert set(answer.json()) == {"error", "message", "help"}
                 assert answer.headers["WWW-Authenticate"] == "Bearer"
 
 
@@ -116,7 +116,7 @@ def test_a_request_over_the_limit_is_refused_while_it_streams(small: Api) -> Non
 def test_a_malformed_body_is_answered_with_what_is_wrong(api: Api, body: bytes, says: str) -> None:
     answer = api.http.post("/groups", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code in (400, 422), answer.text
-    assert set(answer.json()) == {"error", "message"}
+    assert set(answer.json()) == {"error", "message", "help"}
     assert says in answer.json()["message"]
     assert [group["group"] for group in api("GET", "/groups")] == ["everyone"]
 

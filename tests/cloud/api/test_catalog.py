@@ -81,7 +81,7 @@ def test_bytes_of_another_digest_are_not_stored(api: Api) -> None:
 def test_what_is_no_digest_is_never_a_path(api: Api, digest: str) -> None:
     answer = api.http.put(f"/blobs/{digest}", content=b"x")
     assert answer.status_code in (404, 405, 422)
-    assert set(answer.json()) == {"error", "message"}
+    assert set(answer.json()) == {"error", "message", "help"}
 
 
 @pytest.mark.parametrize("name", ["../fleetlift.db", "online.pem", "timestamp", "x/y.json", "9.root.json"])

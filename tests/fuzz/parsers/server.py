@@ -200,7 +200,7 @@ def api(directory: Path) -> Iterator[Parse]:
         status, answer = loop.run_until_complete(_asked(server.app, request))
         assert status < 500, (status, answer[:500])
         if status >= 400:
-            assert set(json.loads(answer)) == {"error", "message"} or status == 503, answer[:300]
+            assert set(json.loads(answer)) == {"error", "message", "help"} or status == 503, answer[:300]
             return f"{method[:8]} {status} {json.loads(answer)['error']}"
         return f"{method[:8]} {status}"
 
