@@ -41,6 +41,7 @@ async def put_blob(server: Server, actor: Actor, digest: str, request: Request) 
     if declared.isdecimal() and (len(declared) > MAX_DIGITS or int(declared) > limit):
         message = f"An image of more than {limit} bytes, the most that is taken (max_image_bytes). Nothing was stored."
         raise ApiError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large", message)
+    there = await asyncio.to_thread(server.artifacts.find, digest)
     incoming = await asyncio.to_thread(server.artifacts.incoming, digest, limit)
     try:
         ref = await _receive(incoming, request)
@@ -48,7 +49,7 @@ async def put_blob(server: Server, actor: Actor, digest: str, request: Request) 
         raise ApiError(HTTPStatus.BAD_REQUEST, "cut_off", "The upload was cut off. Nothing was stored.") from None
     finally:
         await asyncio.to_thread(incoming.__exit__, None, None, None)
-    await asyncio.to_thread(_publish, server, actor)
+    await asyncio.to_thread(_publish, server, actor, ref if there is None else None)
     return _page(ref)
 
 
@@ -63,7 +64,10 @@ async def _receive(incoming: Incoming, request: Request) -> BlobRef:
     return await asyncio.to_thread(incoming.finish)
 
 
-def _publish(server: Backend, actor: str) -> None:
+def _publish(server: Backend, actor: str, stored: BlobRef | None) -> None:
+    if stored is not None:
+        after = {"size_bytes": stored.size_bytes}
+        server.store.audit.record(actor, "blob.stored", f"blob/{stored.digest}", after=after)
     server.intake.reconcile(by=actor)
 
 

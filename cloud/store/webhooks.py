@@ -104,6 +104,7 @@ class Webhooks:
             change.session.add(event)
             deliver(change, event, [name])
             change.session.flush()
+            audit(change, by, "webhook.tested", f"webhook/{name}")
             return _delivery(change.session.get_one(DeliveryRow, (name, event.number)), event)
 
     def delivery(self, name: str, event: int) -> DeliveryView:
