@@ -143,7 +143,8 @@ def test_guessing_the_present_password_is_slowed_down(api: Api) -> None:
 
 
 def test_a_token_that_may_less_than_its_person_becomes_no_more(api: Api) -> None:
-    for number, scope in enumerate(({"role": Role.VIEWER}, {"role": Role.RELEASE_MANAGER}, {"product": PRODUCT})):
+    scopes: list[dict[str, Any]] = [{"role": Role.VIEWER}, {"role": Role.RELEASE_MANAGER}, {"product": PRODUCT}]
+    for number, scope in enumerate(scopes):
         narrow = token_of(api, f"narrow-{number}", "operator", **scope)
         assert narrow.refusal("PUT", "/people/operator/password", {"password": PASSWORD}, status=403)
         assert narrow.refusal("POST", "/login-codes", status=403)[0] == "not_allowed"
