@@ -108,6 +108,7 @@ _DECISIONS: Final[Mapping[str, Rule]] = {
     "unlock_device": Rule(OPERATOR, Subject.DEVICE),
     "revoke_device": Rule(OPERATOR, Subject.DEVICE),
     "take_turn_away": Rule(OPERATOR, Subject.DEVICE),
+    "change_devices": Rule(OPERATOR, Subject.BODY, _forcing),
     "create_ota": Rule(OPERATOR, Subject.DEVICE, _forcing),
     "cancel_ota": Rule(OPERATOR, Subject.OTA),
     "change_members": Rule(OPERATOR, Subject.PRODUCT),

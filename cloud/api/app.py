@@ -9,6 +9,7 @@ from fastapi.routing import APIRoute
 from cloud.api import (
     authorities,
     blobs,
+    bulk,
     devices,
     enrolment,
     enrolment_tokens,
@@ -52,6 +53,7 @@ ROUTERS: Final = (
         releases,
         rollouts,
         devices,
+        bulk,
         otas,
         preflight,
     ),

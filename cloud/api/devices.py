@@ -8,9 +8,10 @@ from fastapi import APIRouter, Query
 
 from cloud.api.access import seen_products
 from cloud.api.backend import Actor, Backend, CallerDep, Server
+from cloud.api.device_lists import MAX_LISTED_ATTRIBUTES, MAX_PAGE, MAX_QUIET_S, Which, filter_of
 from cloud.api.documents import DevicePage, Lock, NewDevice
 from cloud.api.naming import check_filter, find_device, find_firmware, find_group, find_product
-from cloud.fleet import AttemptFilter, AttemptView, DeviceFilter, DeviceView, PinView
+from cloud.fleet import AttemptFilter, AttemptView, DeviceView, PinView
 from cloud.store.errors import NotFoundError
 from protocol.phases import Outcome
 from protocol.selection import Decision
@@ -28,28 +29,48 @@ def list_devices(  # noqa: PLR0917 - one parameter a query field
     component: str | None = None,
     version: str | None = None,
     pending: bool | None = None,
+    text: str | None = None,
+    hardware_model: str | None = None,
+    attribute: Annotated[list[str] | None, Query(max_length=MAX_LISTED_ATTRIBUTES)] = None,
+    held: bool | None = None,
+    failed: str | None = None,
+    quiet_for_s: Annotated[int | None, Query(ge=0, le=MAX_QUIET_S)] = None,
+    locked: bool | None = None,
+    revoked: bool | None = None,
     after: str | None = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100,
 ) -> DevicePage:
-    """Return a page of devices by id."""
+    """Return a page of devices by id; all that is asked must be true of each.
+
+    `text` is somewhere in the id, an `attribute` is name=value (repeated: all of them), `failed` is why the newest
+    attempt at some component did not succeed (`any`: for whatever reason); who is `held` has an application that holds
+    updates back now, and who is away and was last heard so long ago is quiet (`quiet_for_s`).
+    """
     products = seen_products(caller, product)
-    which = DeviceFilter(
+    asked = Which(
         product=product,
-        products=products,
         group=group,
         online=online,
         component=component,
         version=version,
         pending=pending,
-        after=after,
-        limit=limit,
+        text=text,
+        hardware_model=hardware_model,
+        attribute=attribute or [],
+        held=held,
+        failed=failed,
+        quiet_for_s=quiet_for_s,
+        locked=locked,
+        revoked=revoked,
     )
+    which = filter_of(asked, products=products, after=after, limit=limit)
     found = server.store.devices.devices(which)
     if not found:
         check_filter(server.store, product=product, group=group, products=products)
-    more = found[-1].device_id if len(found) == limit else None
+    is_last = len(found) < limit
+    total = len(found) if is_last and after is None else server.store.devices.count(which)
     devices = tuple(_with_refusals(server, device) for device in found)
-    return DevicePage(total=server.store.devices.count(which), devices=devices, next=more)
+    return DevicePage(total=total, devices=devices, next=None if is_last else found[-1].device_id)
 
 
 @router.post("/devices", status_code=HTTPStatus.CREATED)

@@ -3,9 +3,8 @@
 import difflib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
-from cloud.fleet import DeviceFilter, DeviceView
+from cloud.fleet import DeviceView
 from cloud.store.errors import NotFoundError
 from cloud.store.store import Store
 from cloud.turns import RedundancySetView
@@ -56,17 +55,8 @@ def find_firmware(store: Store, product: str, component: str, version: str) -> F
 
 def find_device(store: Store, device_id: str) -> DeviceView:
     """Return a device; raises NotFoundError."""
-    with _named(device_id, lambda: (item.device_id for item in all_devices(store, DeviceFilter()))):
+    with _named(device_id, lambda: store.devices.near(device_id)):
         return store.devices.device(device_id)
-
-
-def all_devices(store: Store, which: DeviceFilter) -> Iterator[DeviceView]:
-    """Yield the devices of all pages."""
-    while page := store.devices.devices(which):
-        yield from page
-        if len(page) < which.limit:
-            return
-        which = replace(which, after=page[-1].device_id)
 
 
 def find_set(store: Store, name: str) -> RedundancySetView:

@@ -11,7 +11,6 @@ from cloud.api.documents import NewOta, OtaPage
 from cloud.api.naming import find_device, find_firmware
 from cloud.fleet import AttemptFilter, OtaView
 from cloud.progress import DeviceProgress, Stage, device_progress
-from cloud.store.errors import NotFoundError
 
 router = APIRouter(tags=["otas"])
 
@@ -47,17 +46,15 @@ def cancel_ota(server: Server, actor: Actor, ota_id: str) -> OtaPage:
 
 def _page(server: Backend, ota: OtaView) -> OtaPage:
     revision = server.changes.revision
-    fleet = server.store.devices.fleet(ota.product)
-    situation = next((item for item in fleet.devices if item.device_id == ota.device_id), None)
-    if situation is None:
-        raise NotFoundError(f"device {ota.device_id} is not known any more")
+    seen = server.store.devices.alone(ota.device_id)
+    (situation,) = seen.devices
     attempts = server.store.journal.attempts(AttemptFilter(source_id=ota.ota_id, limit=1))
     found = device_progress(
         ota.ota_id,
         ota.firmware.component,
         situation,
-        fleet.channels,
-        now_ms=fleet.now_ms,
+        seen.channels,
+        now_ms=seen.now_ms,
         view=server.store.devices.device(ota.device_id),
         attempt=attempts[0] if attempts else None,
     )

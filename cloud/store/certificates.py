@@ -80,16 +80,9 @@ class Certificates:
             device = device_row(change.session, device_id)
             if device.revoked_at_ms is not None:
                 return 0
-            device.revoked_at_ms, device.online = change.now_ms, False
-            change.session.add(device)
-            count = revoke_certificates(change, device_id)
-            tokens = update(EnrolmentTokenRow).where(
-                col(EnrolmentTokenRow.device_id) == device_id, col(EnrolmentTokenRow.revoked_at_ms).is_(None)
-            )
-            change.session.execute(tokens.values(revoked_at_ms=change.now_ms))
+            count = revoke_devices(change, [device])
             after = {"reason": reason, "certificates": count}
             audit(change, by, "device.revoked", f"device/{device_id}", after=after)
-            mark(change, OutboxKind.ACCESS, [BROKER])
             return count
 
     def readmit_device(self, device_id: str, *, by: str) -> bool:
@@ -202,10 +195,25 @@ def add_certificate(
     return row
 
 
-def revoke_certificates(change: Change, device_id: str) -> int:
-    """Revoke all of a device's certificates and return how many were good, within a transaction."""
+def revoke_devices(change: Change, devices: Sequence[DeviceRow]) -> int:
+    """Shut devices out and return how many of their certificates were good, within a transaction; audits nothing."""
+    ids = [device.id for device in devices]
+    for device in devices:
+        device.revoked_at_ms, device.online = change.now_ms, False
+        change.session.add(device)
+    count = revoke_certificates(change, *ids)
+    tokens = update(EnrolmentTokenRow).where(
+        col(EnrolmentTokenRow.device_id).in_(ids), col(EnrolmentTokenRow.revoked_at_ms).is_(None)
+    )
+    change.session.execute(tokens.values(revoked_at_ms=change.now_ms))
+    mark(change, OutboxKind.ACCESS, [BROKER])
+    return count
+
+
+def revoke_certificates(change: Change, *device_ids: str) -> int:
+    """Revoke all certificates of devices and return how many were good, within a transaction."""
     query = select(CertificateRow).where(
-        col(CertificateRow.device_id) == device_id, col(CertificateRow.revoked_at_ms).is_(None)
+        col(CertificateRow.device_id).in_(device_ids), col(CertificateRow.revoked_at_ms).is_(None)
     )
     rows: Sequence[CertificateRow] = change.session.exec(query).all()
     for row in rows:

@@ -88,17 +88,9 @@ class Devices:
         """
         with self._database.changing() as change:
             device, firmware = _suitable(change.session, device_id, component, version)
-            row = change.session.get(PinRow, (device_id, component))
-            before = row.firmware_id if row else None
-            row = row or PinRow(device_id=device_id, component=component, firmware_id=0, pinned_at_ms=0, pinned_by="")
-            row.firmware_id, row.pinned_at_ms, row.pinned_by = firmware.id or 0, change.now_ms, by
-            change.session.add(row)
-            change.session.flush()
-            if before != firmware.id:
+            if put_pins(change, [device.id], firmware, by=by):
                 audit(change, by, "device.pinned", f"device/{device_id}", after={component: version})
-                _supersede(change, device_id, component, f"the device was locked to {version}")
-                tell(change, [device.id])
-            return pin_view(row, firmware)
+            return pin_view(change.session.get_one(PinRow, (device_id, component)), firmware)
 
     def unpin(self, device_id: str, component: str, *, by: str) -> None:
         """Unlock a device; NotFoundError if it was not locked."""
@@ -130,24 +122,7 @@ class Devices:
             device, firmware = _suitable(change.session, device_id, component, version)
             if change.session.get(PinRow, (device_id, component)) is not None:
                 raise ConflictError(f"device {device_id} is locked to a version of {component}; unlock it first")
-            _supersede(change, device_id, component, f"a later OTA to {version} was decided")
-            row = OtaRow(
-                id=f"ota-{secrets.token_hex(6)}",
-                device_id=device.id,
-                component=component,
-                firmware_id=firmware.id or 0,
-                decision=change.next_number("decision"),
-                urgency=urgency.value,
-                forced=forced,
-                created_at_ms=change.now_ms,
-                created_by=by,
-            )
-            running = change.session.get(ComponentRow, (device_id, component))
-            if running is not None and running.digest == firmware.digest:
-                row.status, row.detail = OtaStatus.SUCCEEDED.value, "the device runs it already"
-                row.closed_at_ms = change.now_ms
-            change.session.add(row)
-            change.session.flush()
+            row = put_ota(change, device, firmware, urgency=urgency, forced=forced, by=by)
             after = {"device": device_id, component: version, "urgency": urgency.value, "forced": forced}
             audit(change, by, "ota.created", f"ota/{row.id}", after=after)
             tell(change, [device_id])
@@ -256,16 +231,74 @@ def next_desired(change: Change, row: DeviceRow, session: int) -> Desired:
     )
 
 
+def releasable(session: Session, product: str, component: str, version: str) -> FirmwareRow:
+    """Return a firmware that devices may be told to run; NotFoundError, ConflictError (unpublished, too old)."""
+    firmware = firmware_row(session, product, component, version)
+    if firmware.published_at_ms is None:
+        raise ConflictError(f"firmware {component} {version} is not published yet; nothing was changed")
+    floor = floors_of(session, product).get(component, 0)
+    if firmware.seq < floor:
+        raise ConflictError(f"firmware {component} {version} is below the signed floor {floor}; nothing was changed")
+    return firmware
+
+
+def fits(firmware: FirmwareRow, device: DeviceRow) -> bool:
+    """Tell whether a firmware is for a device's hardware."""
+    return ANY_HARDWARE in firmware.hardware_models or device.hardware_model in firmware.hardware_models
+
+
+def put_ota(  # within somebody else's transaction
+    change: Change, device: DeviceRow, firmware: FirmwareRow, *, urgency: Urgency, forced: bool, by: str
+) -> OtaRow:
+    """Decide a firmware for one device, and return the decision; not for one that is locked, nor audited here."""
+    _supersede(change, [device.id], firmware.component, f"a later OTA to {firmware.version} was decided")
+    row = OtaRow(
+        id=f"ota-{secrets.token_hex(6)}",
+        device_id=device.id,
+        component=firmware.component,
+        firmware_id=firmware.id or 0,
+        decision=change.next_number("decision"),
+        urgency=urgency.value,
+        forced=forced,
+        created_at_ms=change.now_ms,
+        created_by=by,
+    )
+    running = change.session.get(ComponentRow, (device.id, firmware.component))
+    if running is not None and running.digest == firmware.digest:
+        row.status, row.detail = OtaStatus.SUCCEEDED.value, "the device runs it already"
+        row.closed_at_ms = change.now_ms
+    change.session.add(row)
+    change.session.flush()
+    return row
+
+
+def put_pins(change: Change, device_ids: Sequence[str], firmware: FirmwareRow, *, by: str) -> list[PinRow]:
+    """Lock devices to a firmware, within somebody else's transaction; return the locks that are new, not audited."""
+    query = select(PinRow).where(col(PinRow.device_id).in_(device_ids), col(PinRow.component) == firmware.component)
+    there = {row.device_id: row for row in change.session.exec(query)}
+    new = []
+    for device_id in device_ids:
+        row = there.get(device_id)
+        if row is not None and row.firmware_id == firmware.id:
+            continue
+        row = row or PinRow(
+            device_id=device_id, component=firmware.component, firmware_id=0, pinned_at_ms=0, pinned_by=""
+        )
+        row.firmware_id, row.pinned_at_ms, row.pinned_by = firmware.id or 0, change.now_ms, by
+        change.session.add(row)
+        new.append(row)
+    change.session.flush()
+    ids = [row.device_id for row in new]
+    _supersede(change, ids, firmware.component, f"the device was locked to {firmware.version}")
+    tell(change, ids)
+    return new
+
+
 def _suitable(session: Session, device_id: str, component: str, version: str) -> tuple[DeviceRow, FirmwareRow]:
     """Return a device and a firmware that it may be told to run; raises NotFoundError and ConflictError."""
     device = device_row(session, device_id)
-    firmware = firmware_row(session, device.product, component, version)
-    if firmware.published_at_ms is None:
-        raise ConflictError(f"firmware {component} {version} is not published yet; nothing was changed")
-    floor = floors_of(session, device.product).get(component, 0)
-    if firmware.seq < floor:
-        raise ConflictError(f"firmware {component} {version} is below the signed floor {floor}; nothing was changed")
-    if ANY_HARDWARE not in firmware.hardware_models and device.hardware_model not in firmware.hardware_models:
+    firmware = releasable(session, device.product, component, version)
+    if not fits(firmware, device):
         raise ConflictError(
             f"firmware {component} {version} is not for hardware model {device.hardware_model} of device {device_id}; "
             "nothing was changed"
@@ -273,9 +306,9 @@ def _suitable(session: Session, device_id: str, component: str, version: str) ->
     return device, firmware
 
 
-def _supersede(change: Change, device_id: str, component: str, why: str) -> None:
+def _supersede(change: Change, device_ids: Sequence[str], component: str, why: str) -> None:
     query = select(OtaRow).where(
-        col(OtaRow.device_id) == device_id, col(OtaRow.component) == component, col(OtaRow.in_force).is_(True)
+        col(OtaRow.device_id).in_(device_ids), col(OtaRow.component) == component, col(OtaRow.in_force).is_(True)
     )
     for row in change.session.exec(query).all():
         close(change, row, OtaStatus.SUPERSEDED, why)

@@ -3,7 +3,7 @@
     store.catalog    products, groups, firmware, floors         store.journal   hello, state, presence, report, history
     store.releases   drafts, labels, patches, rollback          store.metrics   what became of releases
     store.devices    registration, lists, pins, OTAs            store.outbox    what is still to be told
-    store.redundancy sets whose members take turns
+    store.redundancy sets whose members take turns          store.bulk      one decision for many devices
     store.audit      the hash-chained record of decisions       store.people    who may do what
     store.tokens     what speaks to the API                     store.sessions  who is logged in to the console
     store.enrolment  tokens that let devices enrol              store.certificates  what devices are known by
@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Self
 
 from cloud.store.audit import Audit
+from cloud.store.bulk import Bulk
 from cloud.store.catalog import Catalog
 from cloud.store.certificates import Certificates
 from cloud.store.devices import Devices
@@ -55,6 +56,7 @@ class Store:
         self.preflights = Preflights(database)
         self.rollouts = Rollouts(database)
         self.devices = Devices(database)
+        self.bulk = Bulk(database)
         self.redundancy = Redundancy(database)
         self.importing = Importing(database)
         self.journal = Journal(database)

@@ -96,16 +96,16 @@ def test_what_was_there_before_a_step_is_there_after_it(engine: sa.Engine) -> No
         connection.exec_driver_sql(
             "INSERT INTO product (id, hardware_models, ota_enabled, created_at_ms) VALUES ('lamp', '[]', true, 1)"
         )
-        held = '{"availability": {"enabled": true, "holds": [{"owner": "a", "why": "b", "expires_at_ms": 7}]}}'
-        added = {"attributes": '{"site": "hall"}', "state": held}
-        device = {"id": "lamp-1", "product": "lamp", "hardware_model": "x", "agent_version": "1.0.0", "encodings": "[]"}
-        numbers = "registered_at_ms root_version session state_seq journal_next ack_through desired_seq".split()
-        device |= added | dict.fromkeys(numbers, 1) | {"online": False, "has_pending": False}
-        columns = ", ".join(device), ", ".join(f":{name}" for name in device)
-        connection.execute(sa.text("INSERT INTO device ({}) VALUES ({})".format(*columns)), device)
+        device = sa.Table("device", sa.MetaData(), autoload_with=connection)
+        held = {"availability": {"enabled": True, "holds": [{"owner": "a", "why": "b", "expires_at_ms": 7}]}}
+        known = {"id": "lamp-1", "product": "lamp", "hardware_model": "x", "agent_version": "1.0.0", "encodings": []}
+        numbers = {it.name: 1 for it in device.columns if not it.nullable and isinstance(it.type, sa.Integer)}
+        flags = {"online": False, "has_pending": False}
+        said = {"attributes": {"site": "hall"}, "state": held}
+        connection.execute(device.insert().values(numbers | flags | known | said))
         command.upgrade(configured(connection), "head")
-        said = connection.exec_driver_sql("SELECT device_id, name, value FROM device_attribute").one()
-        assert tuple(said) == ("lamp-1", "site", "hall")
+        attribute = connection.exec_driver_sql("SELECT device_id, name, value FROM device_attribute").one()
+        assert tuple(attribute) == ("lamp-1", "site", "hall")
         assert connection.exec_driver_sql("SELECT held_until_ms FROM device").scalar_one() == 7
         row = connection.exec_driver_sql("SELECT id, base_only, approvals FROM product").one()
         assert tuple(row) == ("lamp", False, 0)

@@ -35,6 +35,7 @@ PRODUCTS: Final = {
     | {"show_release_timeline", "show_ota", "show_set", "show_webhook"},
     OPERATOR: {"enrol_device", "prepare_devices", "import_fleet", "create_enrolment_token", "revoke_enrolment_token"}
     | {"lock_device", "unlock_device", "revoke_device", "take_turn_away", "create_ota", "cancel_ota"}
+    | {"change_devices"}
     | {"change_members", "change_set_members", "forecast_release", "plan_release", "check_plan"}
     | {"pause_rollout", "resume_rollout", "abort_rollout", "retry_rollout"},
     MANAGER: {"put_blob", "publish_role", "create_release", "release_by_plan", "roll_back", "promote_release"}
