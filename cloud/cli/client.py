@@ -1,6 +1,5 @@
 """The way to the server's API: every failure becomes a sentence and an exit code."""
 
-import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -9,6 +8,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 
 from cloud.config import is_loopback
+from cloud.tls import client_context
 from protocol.errors import UserError
 
 API: Final = "/api/v1"
@@ -49,7 +49,7 @@ class ApiClient:
                 headers={"Authorization": f"Bearer {token}"},
                 timeout=timeout,
                 trust_env=False,
-                verify=ssl.create_default_context(cafile=ca) if self.url.startswith("https:") else True,
+                verify=client_context(ca) if self.url.startswith("https:") else True,
             )
         except OSError as error:
             raise UserError(f"{ca} holds no certificate authority: {error.strerror}. Nothing was sent.") from None
