@@ -3,7 +3,8 @@
     store.catalog    products, groups, firmware, floors         store.journal   hello, state, presence, report, history
     store.releases   drafts, labels, patches, rollback          store.metrics   what became of releases
     store.devices    registration, lists, pins, OTAs            store.outbox    what is still to be told
-    store.redundancy sets whose members take turns
+    store.redundancy sets whose members take turns              store.unplanned what goes by no plan, paused
+    store.rollouts   what goes by a plan
     store.audit      the hash-chained record of decisions       store.tokens    who may speak to the API
     store.enrolment  tokens that let devices enrol              store.certificates  what devices are known by
     store.events     what happened, for timelines               store.webhooks  who is told of it, and what was taken
@@ -37,6 +38,7 @@ from cloud.store.releases import Releases
 from cloud.store.rollouts import Rollouts
 from cloud.store.standings import Standings
 from cloud.store.tokens import Tokens
+from cloud.store.unplanned import Unplanned
 from cloud.store.webhooks import Webhooks
 
 
@@ -51,6 +53,7 @@ class Store:
         self.releases = Releases(database)
         self.preflights = Preflights(database)
         self.rollouts = Rollouts(database)
+        self.unplanned = Unplanned(database)
         self.devices = Devices(database)
         self.redundancy = Redundancy(database)
         self.importing = Importing(database)
