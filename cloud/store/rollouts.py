@@ -213,7 +213,7 @@ def rollout_row(session: Session, release_id: str) -> RolloutRow:
     if row is None:
         raise NotFoundError(
             f"v{release.label} of {channel_key(release)} has no plan: it is at {release.percentage} % until it is "
-            "patched. Pause it, or disable it, and its devices return to the one before; nothing was changed"
+            "patched. Pause it; or disable it, and its devices return to the one before; nothing was changed"
         )
     return row
 
