@@ -1,4 +1,4 @@
-"""D20: with no whole version left a device runs its golden image, over data that this can read, and loses none."""
+"""D14, D20: with no whole version left a device runs its golden image, over data that this can read, and loses none."""
 
 import json
 import os
