@@ -63,8 +63,8 @@ class SilencePage(BaseModel):
 class RolloutPage(BaseModel):
     """A rollout. `phase` counts from 1; `covered_percent` is the share of the group that may take it now.
 
-    `waits_for` says what happens next, or why nothing does; `why` is the last thing that happened. `completed`: its last
-    phase is over, whatever stopped it since.
+    `waits_for` says what happens next, or why nothing does; `why` is the last thing that happened. `completed`: its
+    last phase is over, whatever stopped it since.
     """
 
     release: ReleaseView

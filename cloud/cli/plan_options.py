@@ -95,8 +95,8 @@ def warnings(planned: Json, devices: int) -> list[str]:
         return []
     lasting = [growth_s(policy, index, devices) + phase.soak_s for index, phase in enumerate(policy.phases)]
     return [
-        f"The silence gate cannot speak in phase {number} ({phase}): it may be over after {_time(lasts_s)}, and a device "
-        f"counts as quiet after {_time(gate.quiet_after_s)}."
+        f"The silence gate cannot speak in phase {number} ({phase}): it may be over after {_time(lasts_s)}, and a "
+        f"device counts as quiet after {_time(gate.quiet_after_s)}."
         for number, (phase, lasts_s) in enumerate(zip(policy.phases, lasting, strict=True), start=1)
         if lasts_s < gate.quiet_after_s
     ]

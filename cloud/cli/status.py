@@ -14,11 +14,17 @@ from cloud.cli.release_watch import TROUBLES, ReleaseWatch, conclude, fetching, 
 from cloud.cli.render import Column, Row
 from cloud.cli.watch import describe
 
+
+def _plan(page: Row) -> str:
+    line = rollout_line(page)
+    return line if page["rollout"] is not None else f"none: {line or 'at once'}"
+
+
 COLUMNS = (
     Column("channel", channel_of),
     Column("label", label_of),
     Column("version", lambda page: page["release"]["firmware"]["version"]),
-    Column("plan", lambda row: _plan(row)),
+    Column("plan", _plan),
     Column("devices", stages_line),
     Column("has come to", "verdict"),
     Column("not well", lambda page: [f"{it['device_id']}: {describe(it)}" for it in unwell(page)[:TROUBLES]]),
@@ -52,11 +58,6 @@ def status(operator: Operator, *, name: str, watch: bool, timeout: int, **channe
         conclude(operator.output, last, code, timeout)
     if code:
         click.get_current_context().exit(code)
-
-
-def _plan(page: Row) -> str:
-    line = rollout_line(page)
-    return line if page["rollout"] is not None else f"none: {line or 'at once'}"
 
 
 def _json_line(operator: Operator) -> Callable[[Json], object]:

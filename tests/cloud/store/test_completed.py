@@ -10,10 +10,11 @@ import pytest
 from cloud import rollouts_loop
 from cloud.changes import Changes
 from cloud.guard.evidence import Status
-from cloud.guard.guarding import LOOK_S, REST_S
+from cloud.guard.guarding import LOOK_S, REST_S, guard
 from cloud.guard.policy import FailureGate, Gates, Phase, Policy
 from cloud.rollouts_loop import RolloutsLoop
 from cloud.store import rollouts
+from cloud.store.rollout_evidence import evidence_of
 from cloud.store.store import Store
 from cloud.tally import Tally
 from cloud.values import OutboxKind, ReleaseDraft, ReleasePatch
@@ -36,7 +37,7 @@ class Completed:
 @pytest.fixture
 def done(store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Completed:
     devices, changes, queries = join(store, *(f"pi-{number}" for number in range(10))), Changes(), list[str]()
-    whole = rollouts.evidence_of
+    whole = evidence_of
 
     def counted(session: Any, release: Any, *args: Any, **more: Any) -> Any:
         queries.append(release.id)
@@ -74,7 +75,7 @@ def test_what_is_completed_costs_a_look_only_when_something_changed_and_minutes_
 def test_a_look_that_takes_long_is_followed_by_a_longer_rest(
     clock: Clock, done: Completed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = rollouts.guard
+    whole = guard
 
     def slow(*args: Any) -> Any:
         clock.pass_s(60)
