@@ -10,6 +10,7 @@ from typing import Final
 
 from paho.mqtt.enums import MQTTProtocolVersion
 
+from cloud.tls import client_context
 from protocol.errors import FleetliftError
 
 KEEPALIVE_S: Final = 30
@@ -42,9 +43,8 @@ class Tls:
         TLS 1.2 or newer, the broker's name checked, certificates held to RFC 5280. Raises TlsError.
         """
         try:
-            context = ssl.create_default_context(cafile=self.ca)
+            context = client_context(self.ca)
             context.sslsocket_class = TlsSocket
-            context.minimum_version = ssl.TLSVersion.TLSv1_2
             context.verify_flags |= ssl.VERIFY_X509_STRICT
             if self.certificate is not None:
                 context.load_cert_chain(self.certificate, password=_no_passphrase)

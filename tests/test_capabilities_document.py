@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).parents[1]
 DOCUMENT = REPOSITORY / "docs" / "capabilities.md"
 PROMISED = {
     *(f"R{number}" for number in (*range(1, 21), *range(22, 25))),
-    *(f"D{number}" for number in (*range(1, 14), *range(15, 20))),
+    *(f"D{number}" for number in range(1, 21)),
     *("S1", "S2", "S3", "F1", "F2"),
     *("B1", "B2", "B3", "B6", "B7", "B8", "B10", "B11", "B12", "B13"),
 }

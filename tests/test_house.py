@@ -62,9 +62,12 @@ BROKEN: list[tuple[Law, Mapping[str, str]]] = [
     (house.files_begin_by_saying_what_they_are, {"cloud/a.py": "# banner\n" + OK}),
     (house.files_begin_by_saying_what_they_are, {"cloud/a.py": '"""store"""'}),
     (house.files_begin_by_saying_what_they_are, {"cloud/a.py": ""}),
+    (house.tls_contexts_say_how_old_they_may_be, {"cloud/a.py": OK + "x = ssl.create_default_context()"}),
+    (house.tls_contexts_say_how_old_they_may_be, {"device_agent/a.py": OK + "SSLContext(PROTOCOL_TLS_CLIENT)"}),
 ]
 
 LAWFUL: list[tuple[Law, Mapping[str, str]]] = [
+    (house.tls_contexts_say_how_old_they_may_be, {"cloud/a.py": OK + "x = SSLContext(y)\nx.minimum_version = z"}),
     (house.imports_flow_one_way, {"cloud/a.py": OK + "import protocol.topics\nfrom cloud import b"}),
     (house.imports_flow_one_way, {"firmware_samples/a.py": OK + "from device_agent.sdk import Updates"}),
     (house.imports_stand_at_the_top_and_are_absolute, {"cloud/entry.py": OK + "importlib.import_module('cloud.cli')"}),

@@ -6,7 +6,8 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from cloud.api.backend import Actor, Backend, Server
-from cloud.api.documents import Document
+from cloud.api.documents import Document, ReleasePage
+from cloud.api.releases import page_of
 from cloud.guard.evidence import HealthEvidence, StratumEvidence
 from cloud.guard.guarding import soaked_at_ms
 from cloud.guard.planning import coverage
@@ -62,11 +63,13 @@ class SilencePage(BaseModel):
 class RolloutPage(BaseModel):
     """A rollout. `phase` counts from 1; `covered_percent` is the share of the group that may take it now.
 
-    `waits_for` says what happens next, or why nothing does; `why` is the last thing that happened.
+    `waits_for` says what happens next, or why nothing does; `why` is the last thing that happened. `completed`: its
+    last phase is over, whatever stopped it since.
     """
 
     release: ReleaseView
     status: str
+    completed: bool
     why: str
     waits_for: str
     phase: int
@@ -95,14 +98,18 @@ def show_rollout(server: Server, release_id: str) -> RolloutPage:
 
 
 @router.post("/releases/{release_id}/pause")
-def pause_rollout(server: Server, actor: Actor, release_id: str, body: Saying) -> RolloutPage:
-    """Have nobody further take it."""
+def pause_release(server: Server, actor: Actor, release_id: str, body: Saying) -> RolloutPage | ReleasePage:
+    """Have nobody further take it. A release without a plan answers with its own page, as it does to the next two."""
+    if not server.store.rollouts.has_plan(release_id):
+        return page_of(server, server.store.unplanned.pause(release_id, by=actor, why=body.why))
     return page(server, server.store.rollouts.pause(release_id, by=actor, why=body.why))
 
 
 @router.post("/releases/{release_id}/resume")
-def resume_rollout(server: Server, actor: Actor, release_id: str) -> RolloutPage:
+def resume_release(server: Server, actor: Actor, release_id: str) -> RolloutPage | ReleasePage:
     """Go on where it was paused or stopped; what stopped it does not count again."""
+    if not server.store.rollouts.has_plan(release_id):
+        return page_of(server, server.store.unplanned.resume(release_id, by=actor))
     return page(server, server.store.rollouts.resume(release_id, by=actor))
 
 
@@ -113,8 +120,10 @@ def abort_rollout(server: Server, actor: Actor, release_id: str, body: Saying) -
 
 
 @router.post("/releases/{release_id}/retry")
-def retry_rollout(server: Server, actor: Actor, release_id: str) -> RolloutPage:
+def retry_release(server: Server, actor: Actor, release_id: str) -> RolloutPage | ReleasePage:
     """Have the devices that failed so far try once more."""
+    if not server.store.rollouts.has_plan(release_id):
+        return page_of(server, server.store.unplanned.retry(release_id, by=actor))
     return page(server, server.store.rollouts.retry(release_id, by=actor))
 
 
@@ -138,6 +147,7 @@ def page(server: Backend, view: RolloutView) -> RolloutPage:
     return RolloutPage(
         release=view.release,
         status=standing.status.value,
+        completed=standing.ran_its_course,
         why=standing.why,
         waits_for=view.why,
         phase=standing.phase + 1,
@@ -173,7 +183,7 @@ def _covered(view: RolloutView) -> float:
     if not cover.enabled or view.now_ms < cover.terms.not_before_ms:
         return 0.0
     if cover.terms.ramp is None:
-        return float(cover.percentage)
+        return float(view.release.percentage)
     now_ms = (view.standing.paused_at_ms or view.now_ms) if cover.terms.paused else view.now_ms
     return round(cover.terms.ramp.covered(cover.percentage, now_ms) / PER_CENT, 2)
 

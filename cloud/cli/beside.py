@@ -9,6 +9,7 @@ from cloud.changes import Changes
 from cloud.config import Home, Settings
 from cloud.retention import QuietWatch, Retention
 from cloud.store.store import Store
+from cloud.tls import client_context
 from cloud.webhooks.deliverer import Deliverer
 from cloud.webhooks.pacing import Pace
 from cloud.webhooks.secret_files import SecretFiles
@@ -21,7 +22,7 @@ def webhook_authorities(home: Home, settings: Settings) -> ssl.SSLContext:
     named = settings.webhooks.ca_file
     path = home.storage_path(named) if named else None
     try:
-        return ssl.create_default_context(cafile=path)
+        return client_context(path)
     except OSError as error:
         raise UserError(
             f"[webhooks] ca_file: {path} holds no certificate authority: {error}. Nothing was started."

@@ -10,6 +10,7 @@ import click
 
 from cloud import plan_words as words
 from cloud.cli.client import Json
+from cloud.guard.planning import growth_s
 from cloud.guard.policy import Phase, Policy
 from protocol.codec import structure
 from protocol.errors import UserError
@@ -68,6 +69,24 @@ def describe(planned: Json) -> list[str]:
     if policy.approvals:
         lines.append(f"  waits for {policy.approvals} approval{'s' if policy.approvals > 1 else ''} of others")
     return ["By a plan:", *lines]
+
+
+def warnings(planned: Json, devices: int) -> list[str]:
+    """Return a sentence for each phase of a plan for a group of so many devices in which silence cannot be told."""
+    plan = planned.get("plan")
+    if plan is None:
+        return []
+    policy = structure(plan, Policy)
+    gate = policy.gates.silence
+    if gate is None:
+        return []
+    lasting = [growth_s(policy, index, devices) + phase.soak_s for index, phase in enumerate(policy.phases)]
+    return [
+        f"The silence gate cannot speak in phase {number} ({phase}): it may be over after {_time(lasts_s)}, and a "
+        f"device counts as quiet after {_time(gate.quiet_after_s)}."
+        for number, (phase, lasts_s) in enumerate(zip(policy.phases, lasting, strict=True), start=1)
+        if lasts_s < gate.quiet_after_s
+    ]
 
 
 def _phase_words(phase: Phase) -> str:

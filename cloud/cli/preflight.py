@@ -8,7 +8,7 @@ import click
 
 from cloud.cli.client import Json
 from cloud.cli.context import Command, Operator, pass_operator
-from cloud.cli.plan_options import describe
+from cloud.cli.plan_options import describe, warnings
 from cloud.cli.push import decision_options, prepared
 from cloud.cli.render import Column, moment, plural, size
 
@@ -38,8 +38,11 @@ def plan(operator: Operator, *, what: str, devices: bool, **said: Any) -> None:
         made = prepared(operator, what, Path(scratch), said)
     listed = devices or operator.output.for_program
     told: Json = operator.api.post("releases", "plan", body=made.asked | {"devices": listed})
+    warned = warnings(made.planned, sum(told["counts"].values()))
+    for line in warned:
+        operator.output.warn(line)
     if operator.output.for_program:
-        operator.output.document(told, names=[told["plan_hash"]])
+        operator.output.document(told | {"warnings": warned}, names=[told["plan_hash"]])
         return
     for line in (made.headline, *describe(made.planned), told["sentence"]):
         operator.output.say(line)

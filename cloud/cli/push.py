@@ -26,7 +26,7 @@ from cloud.cli.packaging import (
     warn_of_same_image,
 )
 from cloud.cli.plan_options import KEYS as PLAN_KEYS
-from cloud.cli.plan_options import describe, plan_of, plan_options
+from cloud.cli.plan_options import describe, plan_of, plan_options, warnings
 from cloud.cli.release_pages import channel_of, finish, label_of
 from cloud.cli.render import plural, size
 from cloud.keyring import next_seq
@@ -119,6 +119,9 @@ def push(
         forecast = tell_forecast(operator, made.asked, made.headline)
         for line in describe(made.planned):
             operator.output.say(line)
+        warned = warnings(made.planned, forecast["reach"] + len(forecast["holds"]))
+        for line in warned:
+            operator.output.warn(line)
         force = made.request["forced"]
         forced = "FORCED, over disabled updates and holds: " if force else ""
         reach = plural(forecast["reach"], "device")
@@ -131,7 +134,7 @@ def push(
     else:
         page = operator.api.post("releases", body=made.request | {"release_id": forecast["release_id"]})
     operator.output.say(f"{channel_of(page)} {label_of(page)} is released. {page['link']}")
-    finish(operator, page | {"forecast": forecast}, wait=wait, timeout=timeout)
+    finish(operator, page | {"forecast": forecast, "warnings": warned}, wait=wait, timeout=timeout)
 
 
 def _package(operator: Operator, what: str, scratch: Path, facts: dict[str, Any]) -> Package | None:

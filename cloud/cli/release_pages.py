@@ -24,7 +24,9 @@ def _count(name: str) -> Any:
 
 def _state(page: Any) -> str:
     release = page["release"]
-    return "live" if release["live"] else "enabled" if release["enabled"] else "disabled"
+    if not release["enabled"]:
+        return "disabled"
+    return ("live" if release["live"] else "enabled") + (", paused" if release["terms"]["paused"] else "")
 
 
 def label_of(page: Any) -> str:

@@ -100,18 +100,18 @@ def conclude(output: Output, page: Json, code: int, timeout_s: float) -> None:
     sentence = "; ".join(parts)
     if page["rollout"] is not None:
         sentence += f"; its plan is {rollout_line(page)}"
-    elif not page["release"]["enabled"]:
-        sentence += "; it is disabled"
+    elif stands := rollout_line(page):
+        sentence += f"; it is {stands}"
     if code == TIMED_OUT:
         sentence += f" after {timeout_s:g} s. The decision stands: devices go on without this command."
     output.say(sentence[:1].upper() + sentence[1:])
 
 
 def rollout_line(page: Row) -> str:
-    """Return where a plan is, and what keeps it there; empty without one."""
-    rollout = page["rollout"]
+    """Return where a plan is, and what keeps it there; without one, whether the release is disabled or paused."""
+    rollout, release = page["rollout"], page["release"]
     if rollout is None:
-        return "" if page["release"]["enabled"] else "disabled"
+        return "disabled" if not release["enabled"] else "paused" if release["terms"]["paused"] else ""
     where = f", phase {rollout['phase']} of {rollout['phases']}" if rollout["status"] in ("running", "paused") else ""
     return f"{_words(rollout['status'])}{where}" + (f": {shown(rollout['why'])}" if rollout["why"] else "")
 

@@ -1,4 +1,4 @@
-"""`fleetlift release rollout, pause, resume, abort, retry, approve, advance`: releases that go by a plan."""
+"""`fleetlift release pause, resume, retry`, and of those that go by a plan `rollout, abort, approve, advance`."""
 
 import time
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import click
 from cloud.cli.client import Json
 from cloud.cli.context import Command, Operator, pass_operator
 from cloud.cli.options import channel_options, yes_option
-from cloud.cli.release_pages import ID, channel_of, find, label_of
+from cloud.cli.release_pages import ID, channel_of, details, find, label_of
 from cloud.cli.render import Column, moment, plural, shown
 
 BAR_CELLS: Final = 30
@@ -66,7 +66,7 @@ def resume(operator: Operator, *, name: str, **channel: str | None) -> None:
 @yes_option
 @pass_operator
 def abort(operator: Operator, *, name: str, why: str, yes: bool, **channel: str | None) -> None:
-    """End a release for good: its devices return to the one before."""
+    """End a release and its plan for good: its devices return to the one before. Without a plan, disable it."""
     page = find(operator, name, channel)
     took = page["metrics"]["active"]
     question = (
@@ -115,7 +115,10 @@ def _steer(
     release_id = find(operator, name, channel)["release"]["release_id"]
     page = operator.api.post("releases", release_id, word, body=body or {})
     operator.output.say(f"{channel_of(page)} {label_of(page)} {said}. {page['link']}")
-    _show(operator, page)
+    if "phases" in page:
+        _show(operator, page)
+    else:  # it has no plan
+        operator.output.record(page, details(page))
 
 
 def _show(operator: Operator, page: Json) -> None:
@@ -154,7 +157,7 @@ def _phase(number: int, phase: Json) -> Callable[[Any], str]:
     )
 
     def cell(page: Any) -> str:
-        if page["status"] == "completed" or number < page["phase"]:
+        if page["completed"] or number < page["phase"]:
             return f"✓ {words}"
         if number > page["phase"]:
             return f"  {words}"

@@ -40,6 +40,7 @@ from cloud.service import Service
 from cloud.site import create_site
 from cloud.store.store import Store
 from cloud.streams import Streams
+from cloud.tls import modern
 from cloud.trust import MetadataRepository
 from cloud.webhooks.secret_files import SecretFiles
 from cloud.webhooks.sending import Sender
@@ -317,6 +318,8 @@ async def _run(parts: Parts, operator: Operator) -> None:
         ssl_certfile=parts.security.api_certificate if parts.security else None,
     )
     config.load()
+    if config.ssl is not None:
+        modern(config.ssl)
     server = _Server(config)
     streams.start()
     try:

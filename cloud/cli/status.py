@@ -10,14 +10,20 @@ from cloud.cli.context import Command, Operator, pass_operator
 from cloud.cli.options import channel_options
 from cloud.cli.release_pages import ID, channel_of, find, label_of
 from cloud.cli.release_watch import TROUBLES, ReleaseWatch, conclude, fetching, rollout_line, stages_line, unwell
-from cloud.cli.render import Column
+from cloud.cli.render import Column, Row
 from cloud.cli.watch import describe
+
+
+def _plan(page: Row) -> str:
+    line = rollout_line(page)
+    return line if page["rollout"] is not None else f"none: {line or 'at once'}"
+
 
 COLUMNS = (
     Column("channel", channel_of),
     Column("label", label_of),
     Column("version", lambda page: page["release"]["firmware"]["version"]),
-    Column("plan", lambda page: rollout_line(page) or "none: at once"),
+    Column("plan", _plan),
     Column("devices", stages_line),
     Column("has come to", "verdict"),
     Column("not well", lambda page: [f"{it['device_id']}: {describe(it)}" for it in unwell(page)[:TROUBLES]]),

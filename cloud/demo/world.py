@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import ssl
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from cloud.connection import Tls
 from cloud.demo.observing import Observed
 from cloud.demo.telling import wait_for
 from cloud.pki.service_certificates import CLOUD, SERVICES_CA
+from cloud.tls import client_context
 from protocol.errors import FleetliftError
 
 START_TIMEOUT_S: Final = 30.0
@@ -194,7 +194,7 @@ class World:
 
 def answers(url: str, authority: Path | None = None) -> bool:
     """Whether an address answers with success, and by a certificate of `authority` if it is given."""
-    verify = ssl.create_default_context(cafile=authority) if authority else True
+    verify = client_context(authority) if authority else True
     try:
         return httpx.get(url, timeout=2, trust_env=False, verify=verify).is_success
     except httpx.HTTPError:

@@ -27,6 +27,8 @@ class Status(StrEnum):
 
 OPEN = frozenset({Status.AWAITING_APPROVAL, Status.SCHEDULED, Status.RUNNING, Status.PAUSED, Status.STOPPED_BY_GATE})
 """Those in which a rollout may still go on."""
+GUARDED = OPEN | {Status.COMPLETED}
+"""Those in which something may still stop it: devices come late, and may take a success back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +58,8 @@ class Memory:
     that begin from `watched_from_ms` on are judged by themselves, too. `silence_log_e` is the
     evidence for silence (`sequential.add_silence`) after `silence_looks` intervals, in millionths of its natural
     logarithm, of devices last heard until `heard_through_ms`, with the numbers that went quiet. `seen`, `quiet_seen`
-    and `health_seen` are what was there when somebody resumed it: it does not count again.
+    and `health_seen` are what was there when somebody resumed it: it does not count again. `was_completed`: it was
+    stopped or paused after its plan had run its course, and is completed again when somebody resumes it.
     """
 
     ramp_s: int = 0
@@ -65,6 +68,7 @@ class Memory:
     stopped: tuple[Stratum, ...] = ()
     retried_at: int = 0
     rolled_back: bool = False
+    was_completed: bool = False
     seen: tuple[Seen, ...] = ()
     quiet_seen: int = 0
     health_seen: tuple[HealthEvidence, ...] = ()
@@ -91,6 +95,16 @@ class Standing:
     def is_open(self) -> bool:
         """Whether it may still go on."""
         return self.status in OPEN
+
+    @property
+    def is_guarded(self) -> bool:
+        """Whether something may still stop it."""
+        return self.status in GUARDED
+
+    @property
+    def ran_its_course(self) -> bool:
+        """Whether its last phase is over, whatever stopped it since."""
+        return self.status is Status.COMPLETED or self.memory.was_completed
 
 
 @dataclass(frozen=True, slots=True, order=True)

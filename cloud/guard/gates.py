@@ -88,6 +88,7 @@ def judge_failures(gate: FailureGate, standing: Standing, evidence: Evidence) ->
 
     Three families of tests share the probability of a false stop: half of it has that of all devices, a quarter those
     of the strata, and a quarter those of the devices of each later phase: what went well before is no credit for them.
+    What begins after the last phase is as one phase more.
     """
     memory = standing.memory
     going = [it for it in evidence.strata if not any(_within(it.stratum, stopped) for stopped in memory.stopped)]
@@ -107,9 +108,10 @@ def judge_failures(gate: FailureGate, standing: Standing, evidence: Evidence) ->
     if picked or total.log_e(gate) >= bound:
         return Finding(gate="failures", then=gate.then, why=_said(gate, going, memory))
     fresh = _Count(started=sum(it.fresh_started for it in going), failed=sum(it.fresh_failed for it in going))
-    later = standing.phase
+    later = standing.phase + standing.ran_its_course
     if later and fresh.log_e(gate) >= log_bound(gate.false_stop_permille, 4 * later * (later + 1)):
-        count = f"{fresh.failed} of {fresh.started} devices that began it in phase {later + 1} failed"
+        since = "after its last phase" if standing.ran_its_course else f"in phase {later + 1}"
+        count = f"{fresh.failed} of {fresh.started} devices that began it {since} failed"
         return Finding(gate="failures", then=gate.then, why=f"{count}{_reasons(going, fresh)}; {_rates(gate)}")
     if _is_over_cap(gate, total):
         count = f"{total.failed} of {total.started} devices that began it failed{_reasons(going, total)}"

@@ -12,6 +12,9 @@ Rules, in order:
    fails says so when the time to prove itself is over), and as many were settled as are still in the middle. A phase
    that covers nobody is over at once. One that nobody survived is stopped: there is nothing to go on with.
 6. After the last phase it is completed, and covers whom it held back. Nothing is completed that nobody runs.
+7. What is completed is guarded on, until a newer release reaches whom it could reach: devices come late, and take their
+   successes back. Those that begin after its completion are judged by themselves, too. A gate stops it as before, and
+   who resumes it has it completed again: no phase is opened anew.
 
 Time is an argument, and nothing is read. The same look twice does the same thing once.
 """
@@ -29,6 +32,8 @@ from protocol.schedule import Stratum
 
 LOOK_S: Final = 30
 """How often an open rollout is looked at, at least."""
+REST_S: Final = 300
+"""How often one that is completed is looked at, at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,13 +118,19 @@ def guard(policy: Policy, standing: Standing, evidence: Evidence, now_ms: int) -
         return _stop(heard, findings, now_ms)
     if heard.status is Status.PAUSED:
         return Verdict(actions=(), why=heard.why, standing=heard, again_at_ms=now_ms + LOOK_S * 1000)
+    if heard.status is Status.COMPLETED:
+        return Verdict(actions=(), why=heard.why, standing=heard, again_at_ms=_silent_at_ms(policy, now_ms))
     return _go_on(policy, heard, evidence, now_ms)
 
 
 def _idle(policy: Policy, standing: Standing, evidence: Evidence, now_ms: int) -> Verdict | None:
     """Return the verdict on what devices do not take now (rules 1 to 3), or None."""
     status, why = standing.status, standing.why
-    if status is Status.AWAITING_APPROVAL:
+    if status is Status.COMPLETED:
+        if evidence.overtaken_by is None:
+            return None
+        why = f"v{evidence.overtaken_by} reaches every device that this could still reach"
+    elif status is Status.AWAITING_APPROVAL:
         why = f"waits for approval by somebody else: {len(standing.approved_by)} of {policy.approvals} agreed"
     elif standing.is_open and evidence.overtaken_by is not None:
         why = f"v{evidence.overtaken_by} reaches every device that this could still reach"
@@ -144,6 +155,7 @@ def _stop(standing: Standing, findings: tuple[Finding, ...], now_ms: int) -> Ver
     if not whole:
         strata = tuple(stratum for finding in findings for stratum in finding.strata)
         memory = replace(standing.memory, stopped=(*standing.memory.stopped, *strata))
+        # What is completed is completed for the others, who go on.
         after = replace(standing, memory=memory, why=why)
         stop = StopStratum(strata=strata, gate=gate, why=why)
         return Verdict(actions=(stop,), why=why, standing=after, again_at_ms=now_ms + LOOK_S * 1000)
@@ -152,11 +164,17 @@ def _stop(standing: Standing, findings: tuple[Finding, ...], now_ms: int) -> Ver
         standing,
         status=Status.STOPPED_BY_GATE,
         paused_at_ms=standing.paused_at_ms or now_ms,
-        memory=replace(standing.memory, rolled_back=rolls_back),
+        memory=replace(standing.memory, rolled_back=rolls_back, was_completed=standing.ran_its_course),
         why=why,
     )
     action = RollBack(gate=gate, why=why) if rolls_back else Pause(gate=gate, why=why)
     return Verdict(actions=(action,), why=why, standing=after)
+
+
+def _silent_at_ms(policy: Policy, now_ms: int) -> int | None:
+    """Return when who is heard of now has been silent for long enough to count; None if nobody listens."""
+    gate = policy.gates.silence
+    return None if gate is None else now_ms + 1000 * max(gate.quiet_after_s, REST_S)
 
 
 def soaked_at_ms(policy: Policy, standing: Standing) -> int:
@@ -187,7 +205,8 @@ def _go_on(policy: Policy, standing: Standing, evidence: Evidence, now_ms: int) 
     if not settled:
         done = f"{name} is over: nobody in it had yet to take it"
     if is_last:
-        after = replace(standing, status=Status.COMPLETED, why=done)
+        memory = replace(standing.memory, watched_from_ms=now_ms)
+        after = replace(standing, status=Status.COMPLETED, why=done, memory=memory)
         return Verdict(actions=(Complete(why=done),), why=done, standing=after)
     after = replace(opened(policy, standing, standing.phase + 1, now_ms, evidence.devices), why=done)
     action = OpenPhase(phase=after.phase, why=done)
@@ -229,6 +248,7 @@ def _phase_name(policy: Policy, standing: Standing) -> str:
 
 __all__ = [
     "LOOK_S",
+    "REST_S",
     "Action",
     "Complete",
     "Coverage",

@@ -67,13 +67,13 @@ def coverage(policy: Policy, standing: Standing) -> Coverage:
     phase, memory = standing.phase, standing.memory
     percentage = share_of(policy, phase)
     ramp = None
-    if memory.ramp_s and standing.status is not Status.COMPLETED and policy.phases[phase].percentage is not None:
+    if memory.ramp_s and not standing.ran_its_course and policy.phases[phase].percentage is not None:
         ramp = Ramp(
             from_percentage=share_of(policy, phase - 1),
             starts_at_ms=standing.phase_began_at_ms,
             ends_at_ms=standing.phase_began_at_ms + 1000 * memory.ramp_s,
         )
-    if standing.status is Status.COMPLETED:
+    if standing.ran_its_course:
         percentage = max((it.percentage for it in policy.phases if it.percentage is not None), default=0)
     terms = replace(
         policy.terms,

@@ -17,21 +17,25 @@ class RolloutError(FleetliftError):
 
 
 def pause(standing: Standing, now_ms: int, why: str) -> Standing:
-    """Return the standing in which nobody further takes it."""
+    """Return the standing in which nobody further takes it; what is completed is still taken by who comes late."""
     if standing.status is Status.PAUSED:
         raise RolloutError(f"it is paused already; {_NOTHING}")
-    if standing.status not in (Status.RUNNING, Status.SCHEDULED):
+    if standing.status not in (Status.RUNNING, Status.SCHEDULED, Status.COMPLETED):
         raise RolloutError(f"it is {_said(standing)}, and only what runs can be paused; {_NOTHING}")
-    return replace(standing, status=Status.PAUSED, paused_at_ms=now_ms, why=why)
+    memory = replace(standing.memory, was_completed=standing.ran_its_course)
+    return replace(standing, status=Status.PAUSED, paused_at_ms=now_ms, why=why, memory=memory)
 
 
 def resume(policy: Policy, standing: Standing, evidence: Evidence, now_ms: int) -> Standing:
-    """Return the standing in which it goes on where it was: the time in between does not count, nor what stopped it."""
+    """Return the standing in which it goes on where it was: the time in between does not count, nor what stopped it.
+
+    What was completed is completed again: no phase is opened anew.
+    """
     if standing.status not in (Status.PAUSED, Status.STOPPED_BY_GATE):
         raise RolloutError(f"it is {_said(standing)}, and only what is paused or stopped can be resumed; {_NOTHING}")
     paused_at_ms = standing.paused_at_ms or now_ms
     began_at_ms = standing.phase_began_at_ms + max(0, now_ms - max(paused_at_ms, standing.phase_began_at_ms))
-    memory = replace(standing.memory, rolled_back=False)
+    memory = replace(standing.memory, rolled_back=False, was_completed=False)
     if standing.status is Status.STOPPED_BY_GATE:
         memory = replace(
             memory,
@@ -46,6 +50,8 @@ def resume(policy: Policy, standing: Standing, evidence: Evidence, now_ms: int) 
             took_quiet=0,
             control_quiet=0,
         )
+    if standing.ran_its_course:
+        return replace(standing, status=Status.COMPLETED, paused_at_ms=None, memory=memory, why="resumed")
     is_early = policy.terms.not_before_ms > now_ms
     return replace(
         standing,
@@ -59,10 +65,10 @@ def resume(policy: Policy, standing: Standing, evidence: Evidence, now_ms: int) 
 
 def abort(standing: Standing, why: str) -> Standing:
     """Return the standing in which the release is disabled for good: its devices return to the one before."""
-    if not standing.is_open:
+    if not standing.is_guarded:
         raise RolloutError(
-            f"it is {_said(standing)}, and only what is open can be aborted; disable the release if its devices are to "
-            f"return to the one before; {_NOTHING}"
+            f"it is {_said(standing)}, and only what may still go on can be aborted; disable the release if its "
+            f"devices are to return to the one before; {_NOTHING}"
         )
     return replace(standing, status=Status.ABORTED, why=why)
 

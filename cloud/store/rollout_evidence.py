@@ -114,7 +114,7 @@ def evidence_of(
         kinds=max(kinds, len(strata), 1),
         silence=_silence(scope) if hears else None,
         health=tuple(_health(scope, gate) for gate in policy.gates.health),
-        overtaken_by=_overtaken_by(scope),
+        overtaken_by=overtaken_by(session, release),
     )
 
 
@@ -196,17 +196,17 @@ def _outcomes(scope: _Scope) -> Select[Any]:
 
 
 def _ever_taken_back(scope: _Scope) -> ColumnElement[bool]:
-    """Return the condition for a device to have contradicted a success at this release: trying again hides nothing."""
+    """Return the condition for a device to have contradicted a success at this release: trying again hides nothing.
+
+    They are few, and looked up once: asked about each device, it would cost the square of the fleet.
+    """
     earlier = aliased(AttemptRow)
-    return (
-        select(earlier.id)
-        .where(
-            col(earlier.device_id) == col(AttemptRow.device_id),
+    return col(AttemptRow.device_id).in_(
+        select(earlier.device_id).where(
             col(earlier.source_id) == scope.release.id,
             col(earlier.taken_back_at_ms).is_not(None),
             col(earlier.tried_order) >= scope.standing.memory.retried_at,
         )
-        .exists()
     )
 
 
@@ -286,7 +286,7 @@ def _health(scope: _Scope, gate: HealthGate) -> HealthEvidence:
 
 def _nobody_left(scope: _Scope, strata: tuple[StratumEvidence, ...], fresh: dict[str, int]) -> bool:
     """Tell whether the open phase covers nobody who has yet to take it; looked up only where it decides something."""
-    if any(it.proven or it.under_way > it.away for it in strata):
+    if scope.standing.ran_its_course or any(it.proven or it.under_way > it.away for it in strata):
         return False
     if fresh["succeeded"] >= scope.policy.min_succeeded:
         return False
@@ -312,9 +312,8 @@ def _nobody_left(scope: _Scope, strata: tuple[StratumEvidence, ...], fresh: dict
     return True
 
 
-def _overtaken_by(scope: _Scope) -> int | None:
+def overtaken_by(session: Session, release: ReleaseRow) -> int | None:
     """Return the lowest newer label of the channel that leaves this one nobody, or None."""
-    release = scope.release
     if not release.enabled:
         return None
     query = (
@@ -324,5 +323,5 @@ def _overtaken_by(scope: _Scope) -> int | None:
         .where(col(ReleaseRow.label) >= release.label)
         .order_by(col(ReleaseRow.label))
     )
-    this, *newer = [as_noticed(row, firmware) for row, firmware in scope.session.exec(query)]
+    this, *newer = [as_noticed(row, firmware) for row, firmware in session.exec(query)]
     return next((it.label for it in newer if len(notice_releases([it, this])) == 1), None)

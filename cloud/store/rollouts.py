@@ -26,9 +26,9 @@ from cloud.store.engine import Change, Database
 from cloud.store.errors import ConflictError, NotFoundError
 from cloud.store.events import note
 from cloud.store.lookup import firmware_by_id, group_row, release_row
-from cloud.store.rollout_evidence import evidence_of, group_size
+from cloud.store.rollout_evidence import evidence_of, group_size, overtaken_by
 from cloud.store.rollout_notes import note_actions
-from cloud.values import ReleasePatch, ReleaseView
+from cloud.values import ChannelKey, ReleasePatch, ReleaseView
 from protocol.codec import structure, to_plain
 
 GUARD: Final = "guard"
@@ -103,6 +103,19 @@ class Rollouts:
         with self._database.reading() as session:
             return tuple(session.exec(query.order_by(col(RolloutRow.release_id))))
 
+    def completed(self) -> tuple[str, ...]:
+        """Return the ids of the releases that are completed and still guarded: the newest of each channel."""
+        newest: dict[ChannelKey, str] = {}
+        query = (
+            select(ReleaseRow)
+            .join(RolloutRow, col(RolloutRow.release_id) == col(ReleaseRow.id))
+            .where(col(RolloutRow.status) == Status.COMPLETED.value, col(ReleaseRow.enabled).is_(True))
+            .order_by(col(ReleaseRow.label))
+        )
+        with self._database.reading() as session:
+            newest.update((channel_key(release), release.id) for release in session.exec(query))
+        return tuple(sorted(newest.values()))
+
     def reconcile(self, release_id: str, *, listening_for_ms: int | None = None) -> Look:
         """Look at a rollout and do what follows.
 
@@ -112,9 +125,9 @@ class Rollouts:
             with self._database.reading() as session:
                 row = rollout_row(session, release_id)
                 policy, before = policy_of(row), standing_of(row)
-                if not before.is_open:
-                    return Look()
                 release, now_ms = release_row(session, release_id), self._database.now_ms()
+                if not _may_act(session, release, before):
+                    return Look()
                 evidence = evidence_of(
                     session, release, policy, before, now_ms=now_ms, listening_for_ms=listening_for_ms
                 )
@@ -200,9 +213,16 @@ def rollout_row(session: Session, release_id: str) -> RolloutRow:
     if row is None:
         raise NotFoundError(
             f"v{release.label} of {channel_key(release)} has no plan: it is at {release.percentage} % until it is "
-            "patched, and the brake is to disable it; nothing was changed"
+            "patched. Pause it; or disable it, and its devices return to the one before; nothing was changed"
         )
     return row
+
+
+def _may_act(session: Session, release: ReleaseRow, standing: Standing) -> bool:
+    """Tell whether a look may lead to anything; what is overtaken after its completion costs one small query."""
+    if standing.status is Status.COMPLETED:
+        return release.enabled and overtaken_by(session, release) is None
+    return standing.is_open
 
 
 def policy_of(row: RolloutRow) -> Policy:
@@ -263,9 +283,9 @@ def check_plan(session: Session, release: ReleaseRow, patch: ReleasePatch) -> No
 
 
 def abort_with(change: Change, release: ReleaseRow, by: str) -> bool:
-    """End the open rollout of a release that somebody disables; False if there is none."""
+    """End the rollout of a release that somebody disables, for it is guarded no more; False if there is none."""
     row = change.session.get(RolloutRow, release.id)
-    if row is None or not standing_of(row).is_open:
+    if row is None or not standing_of(row).is_guarded:
         return False
     said = f"disabled by {by}"
     _steer(change, release.id, by, "aborted", lambda it: steering.abort(it.standing, said), why=said)
@@ -273,9 +293,12 @@ def abort_with(change: Change, release: ReleaseRow, by: str) -> bool:
 
 
 def carry_out(change: Change, row: RolloutRow, release: ReleaseRow, standing: Standing) -> None:
-    """Bring the rows to a standing, and have the channel told if devices are to do anything else then."""
+    """Bring the rows to a standing, and have the channel told if devices are to do anything else then.
+
+    A percentage that somebody patched after its completion stays: what was covered keeps its release.
+    """
     cover = coverage(policy_of(row), standing)
-    said = (cover.percentage, to_plain(cover.terms), cover.enabled)
+    said = (max(cover.percentage, release.percentage), to_plain(cover.terms), cover.enabled)
     if said != (release.percentage, release.terms, release.enabled):
         if cover.enabled and not release.enabled:
             check_floor(change.session, firmware_by_id(change.session, release.firmware_id))

@@ -3,7 +3,8 @@
     store.catalog    products, groups, firmware, floors         store.journal   hello, state, presence, report, history
     store.releases   drafts, labels, patches, rollback          store.metrics   what became of releases
     store.devices    registration, lists, pins, OTAs            store.outbox    what is still to be told
-    store.redundancy sets whose members take turns          store.bulk      one decision for many devices
+    store.redundancy sets whose members take turns              store.bulk      one decision for many devices
+    store.rollouts   what goes by a plan                        store.unplanned what goes by no plan, paused
     store.audit      the hash-chained record of decisions       store.people    who may do what
     store.tokens     what speaks to the API                     store.sessions  who is logged in to the console
     store.enrolment  tokens that let devices enrol              store.certificates  what devices are known by
@@ -41,6 +42,7 @@ from cloud.store.rollouts import Rollouts
 from cloud.store.sessions import Sessions
 from cloud.store.standings import Standings
 from cloud.store.tokens import Tokens
+from cloud.store.unplanned import Unplanned
 from cloud.store.webhooks import Webhooks
 
 
@@ -55,6 +57,7 @@ class Store:
         self.releases = Releases(database)
         self.preflights = Preflights(database)
         self.rollouts = Rollouts(database)
+        self.unplanned = Unplanned(database)
         self.devices = Devices(database)
         self.bulk = Bulk(database)
         self.redundancy = Redundancy(database)

@@ -13,6 +13,7 @@ from typing import Final
 import httpx
 
 from cloud.store.errors import InvalidError
+from cloud.tls import client_context
 from cloud.webhooks.addresses import AddressError, resolve
 from cloud.webhooks.values import WebhookView, check_url
 
@@ -39,7 +40,7 @@ class Sender:
     """Sends; `tls` is what receivers' certificates are checked by."""
 
     def __init__(self, tls: ssl.SSLContext | None = None, timeout_s: float = TIMEOUT_S) -> None:
-        self._tls, self._timeout_s = tls or ssl.create_default_context(), timeout_s
+        self._tls, self._timeout_s = tls or client_context(), timeout_s
         self._agent = f"Fleetlift/{importlib.metadata.version('fleetlift')}"
 
     async def send(self, hook: WebhookView, body: bytes, headers: Mapping[str, str]) -> Answer:

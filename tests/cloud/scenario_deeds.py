@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from cloud.store.rollouts import Rollouts
+from cloud.store.unplanned import Unplanned
 from cloud.values import ChannelKey, ReleasePatch
 from device_agent.admission import Said, Trigger, Willingness
 from protocol.phases import Outcome, Phase, Reason
@@ -150,16 +152,20 @@ class ReleaseDeeds:
         deed(self.world.releases[label], *rest)
 
     def _pauses(self, release_id: str) -> None:
-        self.world.store.rollouts.pause(release_id, by=ANN)
+        self._steered(release_id).pause(release_id, by=ANN)
 
     def _resumes(self, release_id: str) -> None:
-        self.world.store.rollouts.resume(release_id, by=ANN)
+        self._steered(release_id).resume(release_id, by=ANN)
 
     def _aborts(self, release_id: str) -> None:
         self.world.store.rollouts.abort(release_id, by=ANN)
 
     def _retries(self, release_id: str) -> None:
-        self.world.store.rollouts.retry(release_id, by=ANN)
+        self._steered(release_id).retry(release_id, by=ANN)
+
+    def _steered(self, release_id: str) -> Rollouts | Unplanned:
+        store = self.world.store
+        return store.rollouts if store.rollouts.has_plan(release_id) else store.unplanned
 
     def _advances(self, release_id: str) -> None:
         self.world.store.rollouts.advance(release_id, by=ANN)

@@ -1,7 +1,7 @@
 """A story's world: a real store on SQLite, its guard and its outbox, and devices that live in virtual time.
 
 What is told to devices goes through the outbox and the notices; what devices say through hellos, states and reports.
-The clock jumps from what is due to what is due next; the guard looks every five minutes, and whenever a device spoke.
+The clock jumps from what is due to what is due next; the loop looks every five minutes, and whenever a device spoke.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from cloud.changes import Changes
 from cloud.fleet import FleetView
+from cloud.rollouts_loop import RolloutsLoop
 from cloud.store.errors import StoreError
 from cloud.store.store import Store
+from cloud.tally import Tally
 from cloud.values import ChannelKey, OutboxItem, OutboxKind, ReleaseView
 from device_agent.admission import Trigger
 from protocol.chunks import describe
@@ -30,6 +33,7 @@ from tests.cloud.store.fleets import digest_of, image_of
 
 MODELS: Final = ("pi3", "pi4", "pi5")
 ANN: Final = "ann"
+CALM_LOOK_S: Final = 3600.0
 
 
 @dataclass
@@ -44,13 +48,19 @@ class World:
     stood: dict[str, str] = field(default_factory=dict)
     happened: list[str] = field(default_factory=list)
     open: tuple[str, ...] = ()
+    completed: tuple[str, ...] = ()
     looked_s: float = 0.0
+    stirred_s: float = 0.0
     look_s: float = 300.0
     _fresh: bool = False
-    listening_s: float = 0.0
 
     def __post_init__(self) -> None:
-        self.store = Store.open(self.url, self.clock)
+        self._open()
+
+    def _open(self) -> None:
+        self.store, self.changes, self.tally = Store.open(self.url, self.clock), Changes(), Tally()
+        self.loop = RolloutsLoop(self.store, self.changes, self.tally, is_connected=lambda: True, clock=self.clock)
+        self.loop.reconnected()
 
     def clock(self) -> float:
         return START_S + self.now_s
@@ -125,6 +135,7 @@ class World:
         """Have a device say what it has to say, if it is connected."""
         if not actor.online:
             return
+        self._stir()
         if actor.unsent:
             said = Report(journal_id=actor.journal_id, entries=tuple(actor.unsent))
             through = self.store.journal.receive_report(actor.device_id, said)
@@ -134,9 +145,14 @@ class World:
         if actor.dead:
             self.part(actor)
 
+    def _stir(self) -> None:
+        self.changes.bump()
+        self.stirred_s = self.now_s
+
     def part(self, actor: Actor) -> None:
         """Have the broker tell that a device's connection is lost."""
         actor.online = False
+        self._stir()
         said = Presence(online=False, session=actor.session)
         self.store.journal.receive_presence(actor.device_id, said)
 
@@ -179,8 +195,14 @@ class World:
 
     def _next(self) -> float:
         wakes = [it.wakes_s for it in self.actors.values() if not it.dead and it.wakes_s > self.now_s]
-        looks = [self.looked_s + self.look_s] if self.open else []
+        looks = [self.looked_s + self._look_every_s] if self.open or self.completed else []
         return min([*wakes, *looks], default=float("inf"))
+
+    @property
+    def _look_every_s(self) -> float:
+        """Return how often is looked; what is completed is let be for longer when nothing stirs."""
+        stirs = self.open or self.now_s < self.stirred_s + 2 * self.look_s
+        return self.look_s if stirs else max(self.look_s, CALM_LOOK_S)
 
     def settle(self) -> None:
         """Let devices and the guard do what is due now, until nothing is."""
@@ -189,21 +211,23 @@ class World:
             spoke = [actor for actor in self.actors.values() if actor.wakes_s <= self.now_s and actor.live(self.now_s)]
             for actor in spoke:
                 self.say(actor)
-            if not spoke and self.now_s < self.looked_s + self.look_s and not self._fresh:
+            if not spoke and self.now_s < self.looked_s + self._look_every_s and not self._fresh:
                 return
             self._fresh = self._look()
         raise AssertionError(f"the world does not come to rest at {self.now_s} s")
 
     def _look(self) -> bool:
-        """Have the guard look at what is open, and tell whether it did anything."""
+        """Have the loop look at what is due, and tell whether it did anything."""
         self.looked_s = self.now_s
-        listening_for_ms = round(1000 * (self.now_s - self.listening_s))
-        looks = [self.store.rollouts.reconcile(it, listening_for_ms=listening_for_ms) for it in self.open]
-        return any(look.acted for look in looks) and self.watch()
+        seen = self.changes.revision
+        self.loop.look()
+        assert not self.tally.counts()["refused"], self.tally.counts()
+        return self.changes.revision != seen and self.watch()
 
     def watch(self) -> bool:
         """Note how the releases with a plan stand, where that changed; tell whether it did."""
         news, self.open = False, self.store.rollouts.open()
+        self.completed = self.store.rollouts.completed()
         for label, release_id in self.releases.items():
             stands = self._stands(release_id)
             if self.stood.get(label, "") != stands:
@@ -241,8 +265,7 @@ class World:
     def restart(self) -> None:
         """Have the cloud end, and begin anew with what is on the disk."""
         self.store.close()
-        self.store = Store.open(self.url, self.clock)
-        self.listening_s = self.now_s
+        self._open()
 
     def close(self) -> None:
         self.store.close()

@@ -1,5 +1,7 @@
 """Releases by a plan, over a real broker, to real agents: a bad one stops at its first devices, a good one goes on."""
 
+from pathlib import Path
+
 from tests.support.fleet import Fleet
 from tests.support.images import Image
 
@@ -68,6 +70,33 @@ def test_a_good_release_goes_on_by_itself_and_stands_still_while_it_is_paused(fl
     assert "4 of 4" in text
     kinds = [row["kind"] for row in fleet.query("SELECT kind FROM event WHERE kind LIKE 'rollout.%' ORDER BY number")]
     assert kinds[-4:] == ["rollout.paused", "rollout.resumed", "rollout.phase", "rollout.completed"]
+
+
+def test_a_release_without_a_plan_is_paused_resumed_and_retried(fleet: Fleet, tmp_path: Path) -> None:
+    base, image, mended = fleet.images.thermostat("1.0.0"), fleet.images.thermostat("12.3.0"), tmp_path / "mended"
+    device = fleet.join("plain-1", "--prove-timeout", 2, image=base, healthy=("test", "-e", str(mended)))
+    group = fleet.group("plain", device)
+    device.stop()
+    fleet.push(image, "--group", group, "--immediate")
+    name = ("v1", "--group", group)
+    assert "nobody further takes it" in fleet.call("release", "pause", *name, "--why", "lunch").out
+    assert "live, paused" in fleet.call("release", "show", *name).out
+    assert "live, paused" in fleet.call("release", "list", "--group", group).out
+    assert "paused" in fleet.call("release", "status", *name).out
+    device.start()
+    fleet.settle(device)
+    assert moved(fleet, image) == []
+    assert fleet.json("release", "resume", *name)["release"]["terms"]["paused"] is False
+    fleet.expect_outcome(device, image, "rolled_back")
+    mended.touch()
+    fleet.settle(device)
+    assert fleet.outcomes(device, image) == ["rolled_back"]
+    assert "is tried again" in fleet.call("release", "retry", *name).out
+    device.expect(image)
+    fleet.until(lambda: fleet.outcomes(device, image) == ["rolled_back", "succeeded"], "the second attempt")
+    assert "disable it" in fleet.call("release", "abort", *name, "--yes", expect=1).err
+    words = fleet.call("release", "timeline", *name).out
+    assert [word for word in ("paused", "lunch", "resumed", "retried") if word not in words] == []
 
 
 def test_a_server_that_is_killed_in_mid_plan_goes_on_with_it_once(own_fleet: Fleet) -> None:

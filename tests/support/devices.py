@@ -1,5 +1,6 @@
 """One device of a test: its directory, its agent as a real process, and what is seen of it from outside."""
 
+import contextlib
 import json
 import os
 import signal
@@ -62,10 +63,19 @@ class Device:
         """End the agent, and its application with it."""
         if self.agent is not None and self.agent.process.poll() is None:
             self.agent.terminate()
-        pid = self.seen.application().get("pid")
-        if isinstance(pid, int):  # of an agent that was killed
-            os.kill(pid, signal.SIGTERM)
-            wait_until(lambda: not is_alive(pid), what="the application's end")
+        for pid in self._left_running():  # of an agent that was killed; it may be too young to have said its number
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+            wait_until(lambda pid=pid: not is_alive(pid), what="the application's end")  # type: ignore[misc]
+
+    def _left_running(self) -> list[int]:
+        """The processes that run an image out of its slots."""
+        slots, found = os.fsencode(self.seen.slots.absolute()), []
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if slots in (process / "cmdline").read_bytes():
+                    found.append(int(process.name))
+        return found
 
     def restart(self) -> None:
         """End the agent and start it again: a new session."""

@@ -31,6 +31,8 @@ IMPURE = {
     *("paho", "aiomqtt", "tuf", "logging", "structlog", "time", "random", "secrets"),
 }
 IMPURE_CALLS = {"now", "utcnow", "today", "open", "print", "input"}
+OFF_THE_NETWORK = {"device_agent.identity.certificates", "device_agent.identity.store"}
+"""Make TLS contexts to look at certificates, and no connections."""
 NO_NAMES = {"util", "utils", "common", "helper", "helpers", "base", "misc"}
 ROOTS_OF_ERRORS = {"Exception", "BaseException"}
 
@@ -225,6 +227,18 @@ def files_begin_by_saying_what_they_are(modules: Mapping[str, Module]) -> list[s
     return found
 
 
+def tls_contexts_say_how_old_they_may_be(modules: Mapping[str, Module]) -> list[str]:
+    """Who makes a TLS context sets its minimum version: some distributions' Python has none by itself."""
+    return [
+        f"{module.path}:{node.lineno}: a TLS context, and no minimum_version"
+        for module in modules.values()
+        if module.room in HOUSE and module.name not in OFF_THE_NETWORK
+        for node in _nodes(module.tree, ast.Call)
+        if ast.unparse(node.func).rpartition(".")[2] in {"create_default_context", "SSLContext"}
+        and "minimum_version" not in module.source
+    ]
+
+
 LAWS: tuple[Law, ...] = (
     imports_flow_one_way,
     no_module_has_a_name_that_says_nothing,
@@ -236,6 +250,7 @@ LAWS: tuple[Law, ...] = (
     errors_are_one_tree,
     modules_are_of_human_size,
     files_begin_by_saying_what_they_are,
+    tls_contexts_say_how_old_they_may_be,
 )
 
 

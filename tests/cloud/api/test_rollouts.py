@@ -129,9 +129,20 @@ def test_a_plan_that_is_none_is_refused_and_nothing_is_released(fleet: Api, more
     assert fleet("GET", "/releases") == []
 
 
-def test_a_plain_release_has_no_rollout(fleet: Api) -> None:
+def test_a_plain_release_is_paused_resumed_and_retried_and_has_no_rollout(fleet: Api) -> None:
     page = fleet("POST", "/releases", CHANNEL | {"version": "1.1.0"}, expect=201)
     release_id = page["release"]["release_id"]
     code, message = fleet.refusal("GET", f"/releases/{release_id}/rollout", status=404)
     assert (code, "has no plan" in message) == ("not_found", True)
-    fleet.refusal("POST", f"/releases/{release_id}/pause", {}, status=404)
+    assert "disable it" in fleet.refusal("POST", f"/releases/{release_id}/abort", {}, status=404)[1]
+    page = fleet("POST", f"/releases/{release_id}/pause", {"why": "lunch"})
+    assert (page["release"]["release_id"], page["release"]["terms"]["paused"], "phases" in page) == (
+        *(release_id, True),
+        False,
+    )
+    code, message = fleet.refusal("POST", f"/releases/{release_id}/pause", {}, status=409)
+    assert (code, "nothing was changed" in message) == ("conflict", True)
+    assert fleet("GET", f"/releases/{release_id}/progress")["verdict"] == "open"
+    assert fleet("POST", f"/releases/{release_id}/resume", {})["release"]["terms"]["paused"] is False
+    assert fleet("POST", f"/releases/{release_id}/retry", {})["release"]["terms"]["retried_at"] > 0
+    fleet.refusal("POST", "/releases/rel-nowhere/pause", {}, status=404)

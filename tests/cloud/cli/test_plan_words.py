@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cloud import plan_words as words
-from cloud.cli.plan_options import KEYS, describe, plan_of
+from cloud.cli.plan_options import KEYS, describe, plan_of, warnings
 from cloud.guard.policy import Gates, Phase, Policy, Response, SilenceGate
 from protocol.codec import structure
 from protocol.errors import UserError
@@ -55,6 +55,27 @@ def test_a_plan_on_the_command_line() -> None:
     assert policy(pace="500/h")[0] == Policy(pace_per_hour=500)
     assert policy(window=("02:00-04:00",), optional=True, attention=True)[0] is None
     assert plan_of({}, 30) == {}
+
+
+@pytest.mark.parametrize(
+    ("said", "phases"),
+    [
+        ({"phase": ("5%:30m", "50%:1h", "100%:10m")}, ["1 (5 %): it may be over after 30 min", "3 (100 %)"]),
+        ({"phase": ("5%:30m",), "gate": ("silence:30m",)}, []),
+        ({"phase": ("5%:30m",), "gate": ("silence:off",)}, []),
+        ({"ramp": "1h:30m"}, []),
+        ({"phase": ("50%", "100%"), "pace": "100/h", "gate": ("silence:2h",)}, []),
+        ({"phase": ("50%", "100%"), "pace": "300/h", "gate": ("silence:2h",)}, ["1 (50 %)", "2 (100 %)"]),
+        ({"window": ("02:00-04:00",)}, []),
+    ],
+)
+def test_a_phase_in_which_silence_cannot_be_told_is_warned_of(said: dict[str, Any], phases: list[str]) -> None:
+    found = warnings(plan_of(said, 100, NOW), 400)
+    assert len(found) == len(phases)
+    for sentence, phase in zip(found, phases, strict=True):
+        assert f"The silence gate cannot speak in phase {phase}" in sentence
+    if phases and "gate" not in said:
+        assert found[0].endswith("over after 30 min, and a device counts as quiet after 1 h.")
 
 
 def test_a_plan_in_a_file_and_what_the_command_line_says_instead(tmp_path: Path) -> None:

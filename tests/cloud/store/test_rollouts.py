@@ -258,8 +258,8 @@ def test_a_percentage_is_the_plans_own(store: Store) -> None:
         store.releases.patch(made.release_id, ReleasePatch(percentage=50), by=ANN)
     plain = store.releases.create(ReleaseDraft(channel=channel(), version="1.2.0", percentage=10), by=ANN)
     store.releases.patch(plain.release_id, ReleasePatch(percentage=50), by=ANN)
-    with pytest.raises(NotFoundError, match="has no plan"):
-        store.rollouts.pause(plain.release_id, by=ANN)
+    with pytest.raises(NotFoundError, match=r"has no plan.*disable it"):
+        store.rollouts.abort(plain.release_id, by=ANN)
 
 
 def test_whoever_makes_a_release_cannot_approve_it(store: Store, clock: Clock) -> None:

@@ -1,4 +1,4 @@
-"""D19, D20: data whose schema changes is synced, saved, and put back, byte for byte, when the new version fails."""
+"""D19: data whose schema changes is synced, saved, and put back, byte for byte, when the new version fails."""
 
 import json
 from pathlib import Path
