@@ -9,7 +9,6 @@ from typing import Final
 
 from protocol.values import Urgency
 
-
 EXAMPLES: Final = 5
 
 

@@ -116,10 +116,10 @@ _DECISIONS: Final[Mapping[str, Rule]] = {
     "forecast_release": Rule(OPERATOR, Subject.BODY),
     "plan_release": Rule(OPERATOR, Subject.BODY),
     "check_plan": Rule(OPERATOR, Subject.BODY),
-    "pause_rollout": Rule(OPERATOR, Subject.RELEASE),
-    "resume_rollout": Rule(OPERATOR, Subject.RELEASE),
+    "pause_release": Rule(OPERATOR, Subject.RELEASE),
+    "resume_release": Rule(OPERATOR, Subject.RELEASE),
     "abort_rollout": Rule(OPERATOR, Subject.RELEASE),
-    "retry_rollout": Rule(OPERATOR, Subject.RELEASE),
+    "retry_release": Rule(OPERATOR, Subject.RELEASE),
     "patch_release": Rule(MANAGER, Subject.RELEASE, _disabling),
     # Deciding what runs
     "put_blob": Rule(MANAGER, Subject.ANY),

@@ -26,6 +26,7 @@ from cloud.changes import Changes
 from cloud.cli.beside import beside, webhook_authorities
 from cloud.cli.context import Command, Operator, pass_operator
 from cloud.cli.initialise import Plan, database_url, make_home, online_key_path, settle
+from cloud.cli.listening import QuietServer, listen
 from cloud.cli.logs import configure_logging
 from cloud.cli.securing import Security, check_tls, listeners, reachable_host, url_of
 from cloud.config import Home, Settings, is_loopback, load_settings, parse_broker_url, read_broker_password
@@ -97,15 +98,6 @@ class Parts:
         return self.settings.broker.device_url or str(self.access)
 
 
-class _Server(uvicorn.Server):
-    """An HTTP server that leaves the signals to us: the loops beside it end with it, in order."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Capture none."""
-        yield
-
-
 @click.command(
     "serve",
     cls=Command,
@@ -169,7 +161,7 @@ def _open(home: Home, settings: Settings, stack: contextlib.ExitStack) -> Parts:
     repository = MetadataRepository(home.storage_path(settings.storage.metadata), key)
     artifacts = Artifacts(home.storage_path(settings.storage.blobs))
     stack.callback(artifacts.close)
-    listener = stack.enter_context(_listen(settings.server.host, settings.server.port))
+    listener = stack.enter_context(listen(settings.server.host, settings.server.port))
     sender = Sender(tls=webhook_authorities(home, settings))
     security, renewed = _secure(home, settings, store) if settings.server.tls else (None, False)
     embedded = None
@@ -244,22 +236,6 @@ def _alone(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listener = socket.create_server((host, port), family=family, backlog=1024)
-        # Connections inherit it. asyncio sets it on sockets of the protocol TCP alone, and this one says 0: without it
-        # an answer of two writes waits 40 ms for the acknowledgement of the first.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return listener  # noqa: TRY300 - what is raised before is ours to explain
-    except OSError as error:
-        raise UserError(
-            f"{host}:{port} cannot be listened on: {error.strerror}. Nothing was started; choose another port with "
-            "--port, or in fleetlift.toml.",
-            exit_code=1,
-        ) from error
-
-
 async def _run(parts: Parts, operator: Operator) -> None:
     ORIGIN.set(Origin(via=SERVER))  # of what its loops decide
     stop, connected = asyncio.Event(), asyncio.Event()
@@ -320,7 +296,7 @@ async def _run(parts: Parts, operator: Operator) -> None:
     config.load()
     if config.ssl is not None:
         modern(config.ssl)
-    server = _Server(config)
+    server = QuietServer(config)
     streams.start()
     try:
         async with asyncio.TaskGroup() as tasks:

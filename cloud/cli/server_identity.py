@@ -17,6 +17,7 @@ import httpx
 
 from cloud.cli.client import API, FAILED, NOT_ALLOWED
 from cloud.cli.render import Output
+from cloud.tls import client_context, modern
 from protocol.errors import UserError
 
 HTTPS_PORT: Final = 443
@@ -37,7 +38,7 @@ def authority_for(output: Output, url: str, file: Path | None, sha256: str | Non
         return None
     if file is not None:
         return _of_file(url, file)
-    if sha256 is None and _proves_itself(url, ssl.create_default_context()):
+    if sha256 is None and _proves_itself(url, client_context()):
         return None
     pem = _authority_of(url)
     found = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest()
@@ -70,7 +71,7 @@ def fingerprint(sha256: str) -> str:
 def _of_file(url: str, file: Path) -> bytes:
     try:
         pem = file.read_text(encoding="ascii")
-        context = ssl.create_default_context(cadata=pem)
+        context = modern(ssl.create_default_context(cadata=pem))
     except (OSError, ValueError) as error:  # also ssl.SSLError, which is an OSError
         why = error.strerror or error if isinstance(error, OSError) else "it is no text"
         raise UserError(f"{file} holds no certificate authority: {why}. Nothing was sent.") from None
@@ -110,7 +111,7 @@ def _authority_of(url: str) -> str:
     told = _trust(url, verify=False)
     for pem in _CERTIFICATE.findall(told)[:MAX_AUTHORITIES]:
         try:
-            context = ssl.create_default_context(cadata=pem)
+            context = modern(ssl.create_default_context(cadata=pem))
         except ssl.SSLError:
             continue
         if _proves_itself(url, context):
@@ -124,7 +125,7 @@ def _authority_of(url: str) -> str:
 
 def _everything(url: str, pem: str) -> bytes:
     """Return all authorities that the server names, now that it is known: one may be about to follow."""
-    told = _CERTIFICATE.findall(_trust(url, verify=ssl.create_default_context(cadata=pem)))
+    told = _CERTIFICATE.findall(_trust(url, verify=modern(ssl.create_default_context(cadata=pem))))
     return "\n".join(dict.fromkeys([*told[:MAX_AUTHORITIES], pem])).encode() + b"\n"
 
 
