@@ -38,10 +38,10 @@ def create_group(server: Server, actor: Actor, body: NewGroup) -> GroupView:
 
 
 @router.get("/groups/{product}/{group}")
-def show_group(server: Server, product: str, group: str) -> GroupPage:
-    """Return one group and its devices."""
+def show_group(server: Server, product: str, group: str, members: bool = True) -> GroupPage:
+    """Return one group and its devices; without `members` how many they are, for a list of devices tells which."""
     view = find_group(server.store, product, group)
-    return GroupPage(group=view, members=server.store.catalog.members(product, group))
+    return GroupPage(group=view, members=server.store.catalog.members(product, group) if members else ())
 
 
 @router.patch("/groups/{product}/{group}")
@@ -64,7 +64,7 @@ def try_query(server: Server, caller: CallerDep, product: str, body: QueryTrial)
         permit(server, caller, Role.VIEWER, body.device_id)
         find_device(server.store, body.device_id)
         device = server.store.catalog.explain_match(product, body.device_id, query=body.query)
-    return TrialPage(trial=server.store.catalog.try_query(product, body.query), device=device)
+    return TrialPage(trial=server.store.catalog.try_query(product, body.query, limit=body.limit), device=device)
 
 
 @router.get("/groups/{product}/{group}/devices/{device_id}")
@@ -84,10 +84,12 @@ def delete_group(server: Server, actor: Actor, product: str, group: str) -> None
 
 
 @router.post("/groups/{product}/{group}/members")
-def change_members(server: Server, actor: Actor, product: str, group: str, body: MembersChange) -> MembersChanged:
+def change_members(server: Server, caller: CallerDep, product: str, group: str, body: MembersChange) -> MembersChanged:
     """Put devices into a group and take others out of it."""
     find_group(server.store, product, group)
+    for device_id in () if caller.products is None else dict.fromkeys([*body.add, *body.remove]):
+        permit(server, caller, Role.OPERATOR, device_id)
     catalog = server.store.catalog
-    added = catalog.add_to_group(product, group, body.add, by=actor) if body.add else 0
-    removed = catalog.remove_from_group(product, group, body.remove, by=actor) if body.remove else 0
+    added = catalog.add_to_group(product, group, body.add, by=caller.name) if body.add else 0
+    removed = catalog.remove_from_group(product, group, body.remove, by=caller.name) if body.remove else 0
     return MembersChanged(added=added, removed=removed)

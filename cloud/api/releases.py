@@ -102,9 +102,9 @@ def forecast_release(server: Server, body: ForecastRequest) -> ForecastAnswer:
 
 
 @router.get("/releases/{release_id}")
-def show_release(server: Server, release_id: str) -> ReleasePage:
-    """Return one release and what became of it."""
-    return page_of(server, server.store.releases.release(release_id))
+def show_release(server: Server, release_id: str, metrics: bool = True) -> ReleasePage:
+    """Return one release and what became of it; without `metrics`, which take long to count for a large fleet."""
+    return page_of(server, server.store.releases.release(release_id), metrics=metrics)
 
 
 @router.patch("/releases/{release_id}")
@@ -156,7 +156,7 @@ async def show_progress(  # noqa: PLR0917 - one parameter a query field
     """
     if seen is not None and wait:
         await server.changes.wait(seen, wait)
-    return await asyncio.to_thread(_progress, server, watched, release_id, limit)
+    return await asyncio.to_thread(progress_of, server, watched, release_id, limit)
 
 
 def draft_of(body: NewRelease, release_id: str | None) -> ReleaseDraft:
@@ -206,13 +206,13 @@ def forecast_unpublished(server: Backend, draft: ReleaseDraft, facts: FirmwareFa
     return forecast(server.store.devices.fleet(channel.product, channel.group), candidate, channel.group)
 
 
-def page_of(server: Backend, release: ReleaseView) -> ReleasePage:
+def page_of(server: Backend, release: ReleaseView, *, metrics: bool = True) -> ReleasePage:
     """Return a release's page."""
     release_id = release.release_id
     return ReleasePage(
         release=release,
         rollout=server.store.standings.rollouts([release_id]).get(release_id),
-        metrics=server.store.metrics.release(release_id),
+        metrics=server.store.metrics.release(release_id) if metrics else None,
         link=_link(server, release),
     )
 
@@ -221,7 +221,8 @@ def _link(server: Backend, release: ReleaseView) -> str:
     return server.link("releases", release.release_id)
 
 
-def _progress(server: Backend, watching: Watching, release_id: str, limit: int) -> ReleaseProgress:
+def progress_of(server: Backend, watching: Watching, release_id: str, limit: int) -> ReleaseProgress:
+    """Return how far a release is."""
     revision = server.changes.revision  # before what it describes is read: a change in between is seen next time
     found = watching.standing(release_id, limit=limit)
     return ReleaseProgress(

@@ -36,9 +36,12 @@ def api_token() -> None:
     """API tokens: each belongs to a person, and may do what they may, but no more than it says itself."""
 
 
-@api_token.command("create")
-@click.argument("name")
-@click.option("--person", metavar="NAME", help="Whose it is (default: yours).")
+@api_token.command(
+    "create",
+    examples=("fleetlift api-token create ci --role release_manager --product pump --expires 90d",),
+)
+@click.argument("name", metavar="API-TOKEN")
+@click.option("--person", metavar="PERSON", help="Whose it is (default: yours).")
 @click.option("--role", type=click.Choice([role.value for role in Role]), help="What it may do at most.")
 @click.option("--product", metavar="P", help="Where it may do it (default: wherever its person may).")
 @click.option("--expires", "lifetime_s", type=Duration(), metavar="TIME", help="As in 90d (default: never).")
@@ -82,7 +85,13 @@ def create(
         operator.output.say(f"It is in {token_to}; use it with --token-file.")
 
 
-@api_token.command("list")
+@api_token.command(
+    "list",
+    examples=(
+        "fleetlift api-token list",
+        "fleetlift api-token list --all -o yaml",
+    ),
+)
 @click.option("--all", "everything", is_flag=True, help="Those that are revoked, too.")
 @pass_operator
 def list_(operator: Operator, *, everything: bool) -> None:
@@ -91,8 +100,8 @@ def list_(operator: Operator, *, everything: bool) -> None:
     operator.output.rows(rows, COLUMNS, nothing="There is no token.")
 
 
-@api_token.command("revoke")
-@click.argument("name")
+@api_token.command("revoke", examples=("fleetlift api-token revoke ci",))
+@click.argument("name", metavar="API-TOKEN")
 @yes_option
 @pass_operator
 def revoke(operator: Operator, *, name: str, yes: bool) -> None:

@@ -57,7 +57,13 @@ def audit() -> None:
     """The record of decisions: who did what, when, from where; each row's hash covers the one before it."""
 
 
-@audit.command("list")
+@audit.command(
+    "list",
+    examples=(
+        "fleetlift audit list --actor alice --since 2030-01-31T00:00Z",
+        "fleetlift audit list --action release.created -o json",
+    ),
+)
 @click.option("--actor", metavar="NAME", help="Whose decisions.")
 @click.option("--action", metavar="A", help="Of one kind, as in release.created.")
 @click.option("--subject", metavar="S", help="About one thing, as in device/pi-1.")
@@ -73,7 +79,7 @@ def list_(operator: Operator, **query: object) -> None:
     operator.output.rows(rows, COLUMNS, nothing="Nothing like that was decided.")
 
 
-@audit.command("export")
+@audit.command("export", examples=("fleetlift audit export --to audit.jsonl",))
 @click.option(
     "--to",
     "to_",
@@ -98,7 +104,13 @@ def export(operator: Operator, *, to_: Path | None) -> None:
         operator.output.document(document, names=[to_])
 
 
-@audit.command("verify")
+@audit.command(
+    "verify",
+    examples=(
+        "fleetlift audit verify audit.jsonl --head 5f0c…",
+        "fleetlift audit verify   # what the server has",
+    ),
+)
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option("--head", metavar="HASH", help="The newest hash as it was kept: tells whether rows were cut off.")
 @click.option("--server-head", is_flag=True, help="Take the newest hash from the server.")

@@ -30,7 +30,13 @@ def ca() -> None:
     """
 
 
-@ca.command("list")
+@ca.command(
+    "list",
+    examples=(
+        "fleetlift ca list",
+        "fleetlift ca list --needed-by devices-1 -o name",
+    ),
+)
 @click.option("--needed-by", "authority", metavar="AUTHORITY", help="List the devices that need this one.")
 @pass_operator
 def list_(operator: Operator, *, authority: str | None) -> None:
@@ -45,7 +51,7 @@ def list_(operator: Operator, *, authority: str | None) -> None:
     operator.output.rows(rows, COLUMNS, nothing="There is none.", key=NAME)
 
 
-@ca.command("rotate")
+@ca.command("rotate", examples=("fleetlift ca rotate devices",))
 @kind_argument
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_operator
@@ -62,7 +68,7 @@ def rotate(operator: Operator, *, kind: str, yes: bool) -> None:
     operator.output.rows(page["authorities"], COLUMNS, nothing="", key=NAME)
 
 
-@ca.command("retire")
+@ca.command("retire", examples=("fleetlift ca retire services",))
 @kind_argument
 @click.option("--force", is_flag=True, help="Also if devices still need the old one: they are shut out.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -77,7 +83,7 @@ def retire(operator: Operator, *, kind: str, force: bool, yes: bool) -> None:
     operator.output.rows(page["authorities"], COLUMNS, nothing="", key=NAME)
 
 
-@ca.command("fetch")
+@ca.command("fetch", examples=("fleetlift ca fetch",))
 @pass_operator
 def fetch(operator: Operator) -> None:
     """Take over the services' authorities of today into this home: after another operator rotated them."""

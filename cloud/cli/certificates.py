@@ -27,7 +27,7 @@ REVOKED = (
 )
 
 
-@click.command("certificates", cls=Command)
+@click.command("certificates", cls=Command, examples=("fleetlift device certificates pump-17",))
 @click.argument("device_id", metavar="DEVICE")
 @pass_operator
 def certificates(operator: Operator, *, device_id: str) -> None:
@@ -36,7 +36,7 @@ def certificates(operator: Operator, *, device_id: str) -> None:
     operator.output.rows(found, COLUMNS, nothing=f"{device_id} has no certificate.")
 
 
-@click.command("revoke", cls=Command)
+@click.command("revoke", cls=Command, examples=("fleetlift device revoke pump-17 --reason stolen",))
 @click.argument("device_id", metavar="DEVICE")
 @click.option("--reason", default="", metavar="TEXT", help="For the audit.")
 @click.option("--yes", is_flag=True, help="Do not ask.")

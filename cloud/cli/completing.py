@@ -119,7 +119,8 @@ class NameType(click.types.StringParamType):
 def complete_by_metavar(parameters: Sequence[click.Parameter]) -> None:
     """Let the parameters that name something be completed."""
     for parameter in parameters:
-        metavar = (parameter.metavar or "").strip("[].")
+        default = (parameter.name or "").upper() if isinstance(parameter, click.Argument) else ""
+        metavar = (parameter.metavar or default).strip("[].")
         if (metavar in FINDERS or metavar in (CONTEXT, FILES_TOO)) and parameter.type is click.STRING:
             parameter.type = NameType(metavar)
 

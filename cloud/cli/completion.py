@@ -5,7 +5,7 @@ from typing import Final
 import click
 from click.shell_completion import BashComplete, FishComplete, ShellComplete, ZshComplete
 
-from cloud.cli.context import Command
+from cloud.cli.context import Command, Operator, pass_operator
 
 PROGRAM: Final = "fleetlift"
 VARIABLE: Final = "_FLEETLIFT_COMPLETE"
@@ -22,7 +22,8 @@ SHELLS: Final[dict[str, type[ShellComplete]]] = {"bash": BashComplete, "zsh": Zs
     ),
 )
 @click.argument("shell", type=click.Choice(list(SHELLS)))
-def completion(*, shell: str) -> None:
+@pass_operator
+def completion(operator: Operator, *, shell: str) -> None:
     """Print a script that completes commands, options, and names (products, groups, devices, releases, people).
 
     Names are asked of the server of the context, for a second and a half at most, and kept nowhere.
@@ -30,4 +31,7 @@ def completion(*, shell: str) -> None:
     root = click.get_current_context().find_root().command
     kind = SHELLS[shell]
     script = ShellComplete.source(kind(root, {}, PROGRAM, VARIABLE))  # bash is asked for its version where it runs
-    click.echo(script)
+    if operator.output.for_program:
+        operator.output.document({"shell": shell, "script": script}, names=[shell])
+    else:
+        click.echo(script)

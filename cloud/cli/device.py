@@ -9,6 +9,7 @@ from cloud.cli.certificates import certificates, revoke
 from cloud.cli.client import Json
 from cloud.cli.context import Group, Operator, pass_operator
 from cloud.cli.enrol import enrol
+from cloud.cli.following import watch_options, watch_record, watch_rows
 from cloud.cli.importing import import_
 from cloud.cli.render import Column, moment, shown, size
 from cloud.cli.timeline import device_timeline
@@ -83,6 +84,10 @@ DETAILS = (
 )
 
 
+UNSAID = tuple(column for column in DETAILS if column.heading in ("last seen", "journal"))
+"""What changes with every word of a device."""
+
+
 def _result(attempt: Any) -> str:
     if attempt["taken_back_at_ms"]:
         return "taken back: it later ran another image"
@@ -122,30 +127,65 @@ for _command in (enrol, import_, revoke, certificates, why, device_timeline):
     device.add_command(_command)
 
 
-@device.command("list")
+@device.command(
+    "list",
+    examples=(
+        "fleetlift device list --group pilots --online",
+        "fleetlift device list --version 1.3.0 -o name | xargs -n1 fleetlift device why",
+    ),
+)
 @click.option("--product", metavar="P")
 @click.option("--group", metavar="G")
 @click.option("--online/--offline", default=None)
 @click.option("--component", metavar="C", help="With --version: of this component.")
 @click.option("--version", metavar="V", help="Those that run this version.")
 @click.option("--pending/--nothing-pending", default=None, help="Those that something waits on.")
+@watch_options
 @pass_operator
-def list_(operator: Operator, **query: Any) -> None:
-    """List devices by id."""
+def list_(operator: Operator, *, watch: bool, timeout: float | None, **query: Any) -> None:
+    """List devices by id; with --watch, as they change."""
     nothing = "There is no device yet." if set(query.values()) == {None} else "No device matches."
     query["product"] = query["product"] or operator.context.product
-    operator.output.rows(list(_pages(operator, query)), COLUMNS, nothing=nothing)
+    if not watch:
+        operator.output.rows(list(_pages(operator, query)), COLUMNS, nothing=nothing)
+        return
+    watch_rows(
+        operator.output,
+        lambda: list(_pages(operator, query)),
+        COLUMNS,
+        key=COLUMNS[0],
+        nothing=nothing,
+        timeout_s=timeout,
+        unsaid=UNSAID,
+    )
 
 
-@device.command("show")
+@device.command(
+    "show",
+    examples=(
+        "fleetlift device show pump-17",
+        "fleetlift device show pump-17 --watch",
+    ),
+)
 @click.argument("device_id", metavar="DEVICE")
+@watch_options
 @pass_operator
-def show(operator: Operator, *, device_id: str) -> None:
-    """Show how one device stands."""
-    operator.output.record(operator.api.get("devices", device_id), DETAILS)
+def show(operator: Operator, *, device_id: str, watch: bool, timeout: float | None) -> None:
+    """Show how one device stands; with --watch, as that changes."""
+    if not watch:
+        operator.output.record(operator.api.get("devices", device_id), DETAILS)
+        return
+    watch_record(
+        operator.output,
+        lambda: dict(operator.api.get("devices", device_id)),
+        lambda _device: DETAILS,
+        key=DETAILS[0],
+        timeout_s=timeout,
+        unsaid=UNSAID,
+    )
 
 
-@device.command("history")
+@device.command("history", examples=("fleetlift device history pump-17 --limit 10",))
 @click.argument("device_id", metavar="DEVICE")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
 @pass_operator
@@ -155,7 +195,7 @@ def history(operator: Operator, *, device_id: str, limit: int) -> None:
     operator.output.rows(found, HISTORY, nothing=f"{device_id} has taken nothing yet.", key=ATTEMPT)
 
 
-@device.command("lock")
+@device.command("lock", examples=("fleetlift device lock pump-17 1.3.0",))
 @click.argument("device_id", metavar="DEVICE")
 @click.argument("version")
 @click.option("--component", metavar="C")
@@ -168,7 +208,7 @@ def lock(operator: Operator, *, device_id: str, version: str, component: str | N
     operator.output.record(operator.api.get("devices", device_id), DETAILS)
 
 
-@device.command("unlock")
+@device.command("unlock", examples=("fleetlift device unlock pump-17",))
 @click.argument("device_id", metavar="DEVICE")
 @click.option("--component", metavar="C")
 @pass_operator

@@ -39,8 +39,8 @@ def set_() -> None:
     """
 
 
-@set_.command("create")
-@click.argument("name")
+@set_.command("create", examples=("fleetlift set create icu-3 --device monitor-1 --device monitor-2",))
+@click.argument("name", metavar="SET")
 @click.option("--device", "devices", multiple=True, metavar="DEVICE", help="Put this device in; may be repeated.")
 @pass_operator
 def create(operator: Operator, *, name: str, devices: tuple[str, ...]) -> None:
@@ -55,8 +55,8 @@ def create(operator: Operator, *, name: str, devices: tuple[str, ...]) -> None:
     operator.output.record(made, COLUMNS)
 
 
-@set_.command("add")
-@click.argument("name")
+@set_.command("add", examples=("fleetlift set add icu-3 monitor-3",))
+@click.argument("name", metavar="SET")
 @click.argument("devices", nargs=-1, required=True, metavar="DEVICE...")
 @pass_operator
 def add(operator: Operator, *, name: str, devices: tuple[str, ...]) -> None:
@@ -67,8 +67,8 @@ def add(operator: Operator, *, name: str, devices: tuple[str, ...]) -> None:
         operator.output.document(changed, names=devices)
 
 
-@set_.command("remove")
-@click.argument("name")
+@set_.command("remove", examples=("fleetlift set remove icu-3 monitor-3",))
+@click.argument("name", metavar="SET")
 @click.argument("devices", nargs=-1, required=True, metavar="DEVICE...")
 @pass_operator
 def remove(operator: Operator, *, name: str, devices: tuple[str, ...]) -> None:
@@ -79,15 +79,15 @@ def remove(operator: Operator, *, name: str, devices: tuple[str, ...]) -> None:
         operator.output.document(changed, names=devices)
 
 
-@set_.command("list")
+@set_.command("list", examples=("fleetlift set list",))
 @pass_operator
 def list_(operator: Operator) -> None:
     """List sets, and whose turn it is."""
     operator.output.rows(operator.api.get("sets"), COLUMNS, nothing="There is no redundancy set yet.")
 
 
-@set_.command("show")
-@click.argument("name")
+@set_.command("show", examples=("fleetlift set show icu-3",))
+@click.argument("name", metavar="SET")
 @pass_operator
 def show(operator: Operator, *, name: str) -> None:
     """Show a set: who has its turn, who waits, the one that goes next on top."""
@@ -100,8 +100,8 @@ def show(operator: Operator, *, name: str) -> None:
     operator.output.rows(members, MEMBERS, nothing=f"Redundancy set {name} has no device.")
 
 
-@set_.command("delete")
-@click.argument("name")
+@set_.command("delete", examples=("fleetlift set delete icu-3",))
+@click.argument("name", metavar="SET")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_operator
 def delete(operator: Operator, *, name: str, yes: bool) -> None:
@@ -114,7 +114,7 @@ def delete(operator: Operator, *, name: str, yes: bool) -> None:
         operator.output.document(known, names=[name])
 
 
-@set_.command("take-turn-away")
+@set_.command("take-turn-away", examples=("fleetlift set take-turn-away monitor-2",))
 @click.argument("device_id", metavar="DEVICE")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_operator

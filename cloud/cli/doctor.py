@@ -24,7 +24,13 @@ HOST = "127.0.0.1"
 COLUMNS = (Column("verdict", "verdict"), Column("check", "check"), Column("seen", "seen"))
 
 
-@click.command(cls=Command)
+@click.command(
+    cls=Command,
+    examples=(
+        "fleetlift doctor",
+        "fleetlift doctor --broker mqtts://ota.example --revoke -o json",
+    ),
+)
 @click.option("--broker", metavar="URL", help="Where devices reach the broker (default: what fleetlift.toml says).")
 @click.option("--cloud-broker", metavar="URL", help="Where the server reaches it (default: what fleetlift.toml says).")
 @click.option(

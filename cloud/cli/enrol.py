@@ -28,7 +28,14 @@ COLUMNS = (
 LISTED = (Column("device", "device_id"), Column("new", "new"), Column("settings", "settings"))
 
 
-@click.command("enrol", cls=Command)
+@click.command(
+    "enrol",
+    cls=Command,
+    examples=(
+        "fleetlift device enrol pump-17 --group pilots",
+        "fleetlift device enrol --from devices.csv --out devices --code-only",
+    ),
+)
 @click.argument("device_id", metavar="[DEVICE]", required=False)
 @click.option(
     "--from",

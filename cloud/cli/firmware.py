@@ -82,7 +82,7 @@ def firmware() -> None:
     """Immutable, signed images."""
 
 
-@firmware.command("build")
+@firmware.command("build", examples=("fleetlift firmware build src/app --version 1.4.0 --to app-1.4.0.img",))
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
 @click.option("--to", "to", type=click.Path(path_type=Path), help="The image to write (default: here, by its name).")
 @facts_options
@@ -99,7 +99,7 @@ def build(operator: Operator, *, source: Path, to: Path | None, **facts: Any) ->
     operator.output.record(row, BUILT)
 
 
-@firmware.command("sign")
+@firmware.command("sign", examples=("fleetlift firmware sign app-1.4.0.img --role thermostat.json",))
 @image_argument
 @click.option(
     "--role", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The product's current role."
@@ -147,7 +147,7 @@ SIGNED = (
 ROLE_FILE = SIGNED[2]
 
 
-@firmware.command("upload")
+@firmware.command("upload", examples=("fleetlift firmware upload app-1.4.0.img",))
 @image_argument
 @click.option(
     "--role", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The role that `firmware sign` wrote."
@@ -181,7 +181,7 @@ def _send_role(operator: Operator, package: Package, role: Path) -> None:
             record(operator, keyring, product)
 
 
-@firmware.command("list")
+@firmware.command("list", examples=("fleetlift firmware list --component app",))
 @click.option("--product", metavar="P")
 @click.option("--component", metavar="C")
 @pass_operator
@@ -191,7 +191,7 @@ def list_(operator: Operator, *, product: str | None, component: str | None) -> 
     operator.output.rows(found, COLUMNS, nothing="There is no firmware yet.", key=VERSION)
 
 
-@firmware.command("show")
+@firmware.command("show", examples=("fleetlift firmware show 1.4.0",))
 @click.argument("version")
 @click.option("--product", metavar="P")
 @click.option("--component", metavar="C")
@@ -202,7 +202,7 @@ def show(operator: Operator, *, version: str, product: str | None, component: st
     operator.output.record(operator.api.get(*path), DETAILS, key=VERSION)
 
 
-@firmware.command("role")
+@firmware.command("role", examples=("fleetlift firmware role --to thermostat.json",))
 @click.option("--product", metavar="P")
 @click.option("--to", required=True, type=click.Path(path_type=Path), help="The file to write.")
 @pass_operator

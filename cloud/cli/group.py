@@ -31,8 +31,14 @@ def group() -> None:
     """
 
 
-@group.command("create")
-@click.argument("name")
+@group.command(
+    "create",
+    examples=(
+        "fleetlift group create pilots --device pump-17 --device pump-18",
+        'fleetlift group create berlin --where \'attributes.site == "berlin" and hardware_model == "pi4"\'',
+    ),
+)
+@click.argument("name", metavar="GROUP")
 @product_option
 @click.option(
     "--rank", type=click.IntRange(min=1), help="1 decides first (default: after the others, before everyone)."
@@ -68,7 +74,7 @@ def create(
     operator.output.record(made, COLUMNS, key=NAME)
 
 
-@group.command("test")
+@group.command("test", examples=("fleetlift group test --where 'attributes.site == \"berlin\"' --device pump-17",))
 @click.option("--where", "query", metavar="QUERY", required=True, help="What is to be true of the devices.")
 @product_option
 @click.option("--device", metavar="DEVICE", help="Show what the query sees of this device, too.")
@@ -85,8 +91,8 @@ def test(operator: Operator, *, query: str, product: str | None, device: str | N
         _tell_match(operator, page["device"])
 
 
-@group.command("where")
-@click.argument("name")
+@group.command("where", examples=('fleetlift group where berlin \'attributes.site in ["berlin", "potsdam"]\'',))
+@click.argument("name", metavar="GROUP")
 @click.argument("query")
 @product_option
 @pass_operator
@@ -99,7 +105,7 @@ def where(operator: Operator, *, name: str, query: str, product: str | None) -> 
     operator.output.record(changed, COLUMNS, key=NAME)
 
 
-@group.command("list")
+@group.command("list", examples=("fleetlift group list",))
 @product_option
 @pass_operator
 def list_(operator: Operator, *, product: str | None) -> None:
@@ -108,8 +114,14 @@ def list_(operator: Operator, *, product: str | None) -> None:
     operator.output.rows(found, COLUMNS, nothing="There is no group yet.", key=NAME)
 
 
-@group.command("show")
-@click.argument("name")
+@group.command(
+    "show",
+    examples=(
+        "fleetlift group show pilots",
+        "fleetlift group show berlin --device pump-17",
+    ),
+)
+@click.argument("name", metavar="GROUP")
 @product_option
 @click.option("--device", metavar="DEVICE", help="Whether this device is in it, and why.")
 @pass_operator
@@ -129,8 +141,8 @@ def show(operator: Operator, *, name: str, product: str | None, device: str | No
     operator.output.record(page, [*columns, Column("members", "members")], key=columns[1])
 
 
-@group.command("add")
-@click.argument("name")
+@group.command("add", examples=("fleetlift group add pilots pump-19 pump-20",))
+@click.argument("name", metavar="GROUP")
 @click.argument("devices", nargs=-1, required=True, metavar="DEVICE...")
 @product_option
 @pass_operator
@@ -143,8 +155,8 @@ def add(operator: Operator, *, name: str, devices: tuple[str, ...], product: str
         operator.output.document(changed, names=devices)
 
 
-@group.command("remove")
-@click.argument("name")
+@group.command("remove", examples=("fleetlift group remove pilots pump-19",))
+@click.argument("name", metavar="GROUP")
 @click.argument("devices", nargs=-1, required=True, metavar="DEVICE...")
 @product_option
 @pass_operator
@@ -157,8 +169,8 @@ def remove(operator: Operator, *, name: str, devices: tuple[str, ...], product: 
         operator.output.document(changed, names=devices)
 
 
-@group.command("rank")
-@click.argument("name")
+@group.command("rank", examples=("fleetlift group rank pilots 1",))
+@click.argument("name", metavar="GROUP")
 @click.argument("rank", type=click.IntRange(min=1))
 @product_option
 @pass_operator
@@ -168,8 +180,8 @@ def rank(operator: Operator, *, name: str, rank: int, product: str | None) -> No
     operator.output.record(changed, COLUMNS, key=NAME)
 
 
-@group.command("delete")
-@click.argument("name")
+@group.command("delete", examples=("fleetlift group delete pilots",))
+@click.argument("name", metavar="GROUP")
 @product_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_operator

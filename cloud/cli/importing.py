@@ -22,7 +22,14 @@ COLUMNS = (
 )
 
 
-@click.command("import", cls=Command)
+@click.command(
+    "import",
+    cls=Command,
+    examples=(
+        "fleetlift device import fleet.csv --dry-run",
+        "fleetlift device import fleet.csv",
+    ),
+)
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--product", metavar="P", help="The product of lines that name none (default: the context's).")
 @click.option("--dry-run", is_flag=True, help="Say what would change, and change nothing.")

@@ -99,7 +99,14 @@ class Plan:
         return not (self.plain or (self.broker is not None and self.broker.startswith("mqtt:")))
 
 
-@click.command("init", cls=Command)
+@click.command(
+    "init",
+    cls=Command,
+    examples=(
+        "fleetlift init --product thermostat --hardware raspberrypi4",
+        "fleetlift init --host 0.0.0.0 --name ota.example --database 'postgresql://fleetlift@db/fleetlift'",
+    ),
+)
 @click.option("--product", metavar="P", help="Make this product too, and let the operator's commands assume it.")
 @click.option("--hardware", multiple=True, metavar="MODEL", help="A hardware model of the product; may be repeated.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where the server listens.")

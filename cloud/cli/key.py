@@ -56,7 +56,13 @@ for _command in (add, revoke, replace, threshold, renew, online, sign, show, pub
     key.add_command(_command)
 
 
-@key.command("list")
+@key.command(
+    "list",
+    examples=(
+        "fleetlift key list",
+        "fleetlift key list --offline -o json",
+    ),
+)
 @click.option("--offline", is_flag=True, help="Do not ask the server: show what this keyring knows.")
 @pass_operator
 def list_(operator: Operator, *, offline: bool) -> None:
@@ -126,7 +132,7 @@ def entry_row(entry: KeyEntry) -> dict[str, Any]:
     }
 
 
-@key.command("create")
+@key.command("create", examples=("fleetlift key create alice --label Alice",))
 @click.argument("name")
 @click.option("--label", default="", metavar="WHO", help="Whose it is; stands in the signed metadata beside the key.")
 @passphrase_option
@@ -139,7 +145,13 @@ def create(operator: Operator, *, name: str, label: str) -> None:
     operator.output.record(entry_row(entry), ENTRY)
 
 
-@key.command("import")
+@key.command(
+    "import",
+    examples=(
+        "fleetlift key import ci --uri awskms:alias/fleetlift --public ci.pub.pem --needs-cryptography",
+        "fleetlift key import token --uri hsm:2 --label Alice",
+    ),
+)
 @click.argument("name")
 @click.option("--uri", required=True, metavar="URI", help="Where a KMS or HSM keeps it: hsm:…, awskms:…, gcpkms:…, …")
 @click.option(
@@ -173,7 +185,7 @@ def import_(
     operator.output.record(entry_row(entry), ENTRY)
 
 
-@key.command("public")
+@key.command("public", examples=("fleetlift key public alice --to alice.pub.json",))
 @click.argument("name")
 @click.option("--to", type=click.Path(path_type=Path), help="The file to write (default: standard output).")
 @passphrase_option
@@ -191,7 +203,13 @@ def public_(operator: Operator, *, name: str, to: Path | None) -> None:
     operator.output.record(entry_row(keys.entry(name)) | {"file": str(to)}, (*ENTRY[:4], Column("file", "file")))
 
 
-@key.command("protect")
+@key.command(
+    "protect",
+    examples=(
+        "fleetlift key protect --all",
+        "fleetlift key protect alice --new-passphrase-file new-passphrase",
+    ),
+)
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--all", "everything", is_flag=True, help="Every key file of this home.")
 @click.option(

@@ -71,7 +71,14 @@ def _find(keyring: Keyring, changes: Changes, role: str, text: str) -> str:
     return changes.find(role, text)
 
 
-@click.command("add", cls=Command)
+@click.command(
+    "add",
+    cls=Command,
+    examples=(
+        "fleetlift key add thermostat alice.pub.json --label Alice",
+        "fleetlift key add thermostat alice.pub.json --draft add-alice.draft.json --yes",
+    ),
+)
 @role_argument
 @click.argument("key", metavar="PUBLIC-KEY")
 @label_option
@@ -88,7 +95,7 @@ def add(operator: Operator, *, role: str, key: str, label: str | None, needs_cry
     _apply(operator, change, **how)
 
 
-@click.command("revoke", cls=Command)
+@click.command("revoke", cls=Command, examples=("fleetlift key revoke thermostat Alice",))
 @role_argument
 @click.argument("key", metavar="KEY")
 @change_options
@@ -102,7 +109,9 @@ def revoke(operator: Operator, *, role: str, key: str, **how: Any) -> None:
     _apply(operator, lambda keyring, changes: changes.revoke_key(role, _find(keyring, changes, role, key)), **how)
 
 
-@click.command("replace", cls=Command)
+@click.command(
+    "replace", cls=Command, examples=("fleetlift key replace root root-2 bob.pub.json --draft root.draft.json",)
+)
 @role_argument
 @click.argument("key", metavar="OLD-KEY")
 @click.argument("by", metavar="PUBLIC-KEY")
@@ -123,7 +132,7 @@ def replace(
     _apply(operator, change, **how)
 
 
-@click.command("threshold", cls=Command)
+@click.command("threshold", cls=Command, examples=("fleetlift key threshold thermostat 2",))
 @role_argument
 @click.argument("number", type=click.IntRange(min=1))
 @change_options
@@ -133,7 +142,14 @@ def threshold(operator: Operator, *, role: str, number: int, **how: Any) -> None
     _apply(operator, lambda _keyring, changes: changes.set_threshold(role, number), **how)
 
 
-@click.command("renew", cls=Command)
+@click.command(
+    "renew",
+    cls=Command,
+    examples=(
+        "fleetlift key renew   # what is due",
+        "fleetlift key renew targets thermostat --yes",
+    ),
+)
 @click.argument("roles", nargs=-1, metavar="[ROLE]...")
 @click.option("--all", "everything", is_flag=True, help="All that people sign, due or not.")
 @change_options
@@ -179,7 +195,7 @@ def online() -> None:
     """
 
 
-@online.command("prepare")
+@online.command("prepare", examples=("fleetlift key online prepare",))
 @pass_operator
 def prepare(operator: Operator) -> None:
     """Have the server make its next key; it does not sign before root names it."""
@@ -188,7 +204,7 @@ def prepare(operator: Operator) -> None:
     operator.output.record(key, (Column("key", "keyid"), Column("scheme", "scheme")))
 
 
-@online.command("add")
+@online.command("add", examples=("fleetlift key online add --yes",))
 @scheme_option
 @change_options
 @pass_operator
@@ -198,7 +214,7 @@ def add_online(operator: Operator, *, needs_cryptography: bool, **how: Any) -> N
     _apply(operator, lambda _keyring, changes: changes.add_key(ONLINE, following), **how)
 
 
-@online.command("retire")
+@online.command("retire", examples=("fleetlift key online retire",))
 @change_options
 @pass_operator
 def retire(operator: Operator, **how: Any) -> None:
@@ -219,7 +235,7 @@ def retire(operator: Operator, **how: Any) -> None:
     _apply(operator, change, **how)
 
 
-@online.command("replace")
+@online.command("replace", examples=("fleetlift key online replace",))
 @scheme_option
 @change_options
 @pass_operator

@@ -138,7 +138,7 @@ def _row(keyring: Keyring, draft: Draft, demand: Demand, path: Path) -> dict[str
     return plain | {"file": str(path), "is_met": demand.is_met}
 
 
-@click.command("show", cls=Command)
+@click.command("show", cls=Command, examples=("fleetlift key show root.draft.json",))
 @file_argument
 @pass_operator
 def show(operator: Operator, *, file: Path) -> None:
@@ -151,7 +151,7 @@ def show(operator: Operator, *, file: Path) -> None:
         operator.output.rows([_row(keyring, draft, demand, file) for demand in demands], DEMANDS, nothing="")
 
 
-@click.command("sign", cls=Command)
+@click.command("sign", cls=Command, examples=("fleetlift key sign root.draft.json",))
 @file_argument
 @passphrase_option
 @yes_option
@@ -180,7 +180,14 @@ def sign(operator: Operator, *, file: Path, yes: bool) -> None:
         hand_on(operator, keyring, signed, file, len(by))
 
 
-@click.command("publish", cls=Command)
+@click.command(
+    "publish",
+    cls=Command,
+    examples=(
+        "fleetlift key publish root.draft.json",
+        "fleetlift key publish from-alice.draft.json from-bob.draft.json --yes",
+    ),
+)
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @yes_option
 @pass_operator

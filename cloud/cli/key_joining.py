@@ -30,7 +30,14 @@ from_option = click.option(
 )
 
 
-@click.command("join", cls=Command)
+@click.command(
+    "join",
+    cls=Command,
+    examples=(
+        "fleetlift key join --server https://ota.example --ca ca.crt --token-file token --root-sha256 8f43…",
+        "fleetlift key join --root root.json --from metadata",
+    ),
+)
 @click.option(
     "--root", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A root.json that you were handed."
 )
@@ -63,7 +70,14 @@ def join(
     _tell(operator, known)
 
 
-@click.command("fetch", cls=Command)
+@click.command(
+    "fetch",
+    cls=Command,
+    examples=(
+        "fleetlift key fetch",
+        "fleetlift key fetch --from /media/stick/metadata",
+    ),
+)
 @from_option
 @pass_operator
 def fetch(operator: Operator, *, source: Path | None) -> None:
@@ -73,7 +87,7 @@ def fetch(operator: Operator, *, source: Path | None) -> None:
         _tell(operator, keyring.known)
 
 
-@click.command("metadata", cls=Command)
+@click.command("metadata", cls=Command, examples=("fleetlift key metadata --to /media/stick/metadata",))
 @click.option("--to", required=True, type=click.Path(file_okay=False, path_type=Path), help="The directory to write.")
 @pass_operator
 def metadata(operator: Operator, *, to: Path) -> None:

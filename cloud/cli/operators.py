@@ -38,7 +38,7 @@ def operator_() -> None:
     """The first people of a server, and a way back in; run these on its machine, with its home."""
 
 
-@operator_.command("add")
+@operator_.command("add", examples=("fleetlift operator add alice --role admin --token-to alice.token",))
 @click.argument("name")
 @click.option(
     "--token-to",
@@ -84,7 +84,7 @@ def add(operator: Operator, *, name: str, token_to: Path, role: str) -> None:
     operator.output.record(view, COLUMNS)
 
 
-@operator_.command("list")
+@operator_.command("list", examples=("fleetlift operator list",))
 @pass_operator
 def list_(operator: Operator) -> None:
     """List what speaks to the server, and what might once."""
@@ -93,7 +93,7 @@ def list_(operator: Operator) -> None:
     operator.output.rows(rows, COLUMNS, nothing="Nobody may.")
 
 
-@operator_.command("revoke")
+@operator_.command("revoke", examples=("fleetlift operator revoke alice",))
 @click.argument("name")
 @yes_option
 @pass_operator

@@ -34,8 +34,8 @@ def person() -> None:
     """People: who may do what. viewer < operator < release_manager < admin, per product or everywhere."""
 
 
-@person.command("add")
-@click.argument("name")
+@person.command("add", examples=("fleetlift person add alice --role release_manager --product thermostat",))
+@click.argument("name", metavar="PERSON")
 @click.option("--role", type=_ROLES, help="What they may do; more with `person grant`.")
 @_product_option
 @_everywhere_option
@@ -50,23 +50,29 @@ def add(operator: Operator, *, name: str, role: str | None, product: str | None,
     operator.output.record(made, COLUMNS)
 
 
-@person.command("list")
+@person.command("list", examples=("fleetlift person list",))
 @pass_operator
 def list_(operator: Operator) -> None:
     """List people and their roles."""
     operator.output.rows(operator.api.get("people"), COLUMNS, nothing="There is nobody that you may see.")
 
 
-@person.command("show")
-@click.argument("name", required=False)
+@person.command(
+    "show",
+    examples=(
+        "fleetlift person show",
+        "fleetlift person show alice -o json",
+    ),
+)
+@click.argument("name", required=False, metavar="[PERSON]")
 @pass_operator
 def show(operator: Operator, *, name: str | None) -> None:
-    """Show one person: without NAME yourself."""
+    """Show one person: without PERSON yourself."""
     operator.output.record(operator.api.get("people", name or operator.api.get("me")["name"]), COLUMNS)
 
 
-@person.command("grant")
-@click.argument("name")
+@person.command("grant", examples=("fleetlift person grant alice operator --product pump",))
+@click.argument("name", metavar="PERSON")
 @_role_argument
 @_product_option
 @_everywhere_option
@@ -79,8 +85,8 @@ def grant(operator: Operator, *, name: str, role: str, product: str | None, ever
     operator.output.record(found, COLUMNS)
 
 
-@person.command("withdraw")
-@click.argument("name")
+@person.command("withdraw", examples=("fleetlift person withdraw alice --product pump",))
+@click.argument("name", metavar="PERSON")
 @_product_option
 @_everywhere_option
 @pass_operator
@@ -92,8 +98,8 @@ def withdraw(operator: Operator, *, name: str, product: str | None, everywhere: 
     operator.output.record(found, COLUMNS)
 
 
-@person.command("disable")
-@click.argument("name")
+@person.command("disable", examples=("fleetlift person disable alice",))
+@click.argument("name", metavar="PERSON")
 @yes_option
 @pass_operator
 def disable(operator: Operator, *, name: str, yes: bool) -> None:
@@ -104,8 +110,8 @@ def disable(operator: Operator, *, name: str, yes: bool) -> None:
     operator.output.record(found, COLUMNS)
 
 
-@person.command("enable")
-@click.argument("name")
+@person.command("enable", examples=("fleetlift person enable alice",))
+@click.argument("name", metavar="PERSON")
 @pass_operator
 def enable(operator: Operator, *, name: str) -> None:
     """Let somebody in again, with the roles and tokens that they had."""
@@ -114,8 +120,14 @@ def enable(operator: Operator, *, name: str) -> None:
     operator.output.record(found, COLUMNS)
 
 
-@person.command("password")
-@click.argument("name", required=False)
+@person.command(
+    "password",
+    examples=(
+        "fleetlift person password",
+        "fleetlift person password alice --password-file new-password",
+    ),
+)
+@click.argument("name", required=False, metavar="[PERSON]")
 @click.option(
     "--password-file", type=click.Path(path_type=Path), metavar="FILE", help="Its first line, instead of being asked."
 )
@@ -125,7 +137,7 @@ def enable(operator: Operator, *, name: str) -> None:
 def password(
     operator: Operator, *, name: str | None, password_file: Path | None, current_file: Path | None, remove: bool
 ) -> None:
-    """Set the password that somebody logs in to the console with: without NAME your own. All their sessions end."""
+    """Set the password that somebody logs in to the console with: without PERSON your own. All their sessions end."""
     me: Json = operator.api.get("me")
     whose = name or me["name"]
     body: Json = {}
@@ -141,7 +153,14 @@ def password(
     operator.output.record(found, COLUMNS)
 
 
-@click.command("console", cls=Command)
+@click.command(
+    "console",
+    cls=Command,
+    examples=(
+        "fleetlift console",
+        "fleetlift console --open",
+    ),
+)
 @click.option("--open", "open_", is_flag=True, help="Open it in this machine's browser.")
 @pass_operator
 def console(operator: Operator, *, open_: bool) -> None:

@@ -23,7 +23,14 @@ DEVICES = (
 )
 
 
-@click.command("plan", cls=Command)
+@click.command(
+    "plan",
+    cls=Command,
+    examples=(
+        "fleetlift release plan build/app --version 1.4.0 --group pilots",
+        "fleetlift release plan 1.4.0 --phase 5%:1h --phase 100%:1d --devices",
+    ),
+)
 @click.argument("what", metavar="IMAGE|VERSION")
 @decision_options
 @click.option("--devices", is_flag=True, help="List every device with its verdict.")

@@ -27,8 +27,10 @@ def product() -> None:
     """Kinds of devices."""
 
 
-@product.command("create")
-@click.argument("name")
+@product.command(
+    "create", examples=("fleetlift product create thermostat --hardware raspberrypi4 --hardware raspberrypi5",)
+)
+@click.argument("name", metavar="PRODUCT")
 @click.option("--hardware", multiple=True, required=True, metavar="MODEL", help="A hardware model; may be repeated.")
 @passphrase_option
 @no_passphrase_option
@@ -49,23 +51,29 @@ def create(operator: Operator, *, name: str, hardware: tuple[str, ...]) -> None:
     operator.output.record(made, COLUMNS)
 
 
-@product.command("list")
+@product.command("list", examples=("fleetlift product list -o json",))
 @pass_operator
 def list_(operator: Operator) -> None:
     """List products."""
     operator.output.rows(operator.api.get("products"), COLUMNS, nothing="There is no product yet.")
 
 
-@product.command("show")
-@click.argument("name", required=False)
+@product.command("show", examples=("fleetlift product show thermostat",))
+@click.argument("name", required=False, metavar="[PRODUCT]")
 @pass_operator
 def show(operator: Operator, *, name: str | None) -> None:
     """Show one product."""
     operator.output.record(operator.api.get("products", operator.product(name)), COLUMNS)
 
 
-@product.command("set")
-@click.argument("name", required=False)
+@product.command(
+    "set",
+    examples=(
+        "fleetlift product set thermostat --approvals 1",
+        "fleetlift product set --ota off   # the context's product",
+    ),
+)
+@click.argument("name", required=False, metavar="[PRODUCT]")
 @click.option("--ota", type=click.Choice(["on", "off"]), help="Off: no device of it moves until it is on again.")
 @click.option(
     "--distribution",
@@ -119,16 +127,16 @@ def _switch(operator: Operator, name: str | None, *, enabled: bool) -> None:
     operator.output.record(changed, COLUMNS)
 
 
-@product.command("enable")
-@click.argument("name", required=False)
+@product.command("enable", examples=("fleetlift product enable thermostat",))
+@click.argument("name", required=False, metavar="[PRODUCT]")
 @pass_operator
 def enable(operator: Operator, *, name: str | None) -> None:
     """Switch the updates of a whole product on."""
     _switch(operator, name, enabled=True)
 
 
-@product.command("disable")
-@click.argument("name", required=False)
+@product.command("disable", examples=("fleetlift product disable thermostat",))
+@click.argument("name", required=False, metavar="[PRODUCT]")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_operator
 def disable(operator: Operator, *, name: str | None, yes: bool) -> None:

@@ -96,7 +96,15 @@ def prepared(operator: Operator, what: str, scratch: Path, said: dict[str, Any])
     )
 
 
-@click.command("push", cls=Command)
+@click.command(
+    "push",
+    cls=Command,
+    examples=(
+        "fleetlift release push build/app --version 1.4.0 --group pilots",
+        "fleetlift release push 1.4.0 --phase 5%:1h --phase 50%:4h --ramp 12h:1d --gate failures:2%/20%",
+        "fleetlift release push app.img --yes --wait --timeout 30m   # from a pipeline: docs/ci.md",
+    ),
+)
 @click.argument("what", metavar="IMAGE|VERSION")
 @decision_options
 @click.option("--plan", "plan_hash", metavar="HASH", help="Only if what it does is what `release plan` said.")

@@ -31,7 +31,13 @@ release.add_command(release_timeline)
 release.add_command(status)
 
 
-@release.command("list")
+@release.command(
+    "list",
+    examples=(
+        "fleetlift release list --group pilots",
+        "fleetlift release list -o json",
+    ),
+)
 @channel_options
 @pass_operator
 def list_(operator: Operator, *, product: str | None, group: str | None, component: str | None) -> None:
@@ -44,7 +50,13 @@ def list_(operator: Operator, *, product: str | None, group: str | None, compone
     operator.output.rows(operator.api.get("releases", **query), COLUMNS, nothing="There is no release yet.", key=ID)
 
 
-@release.command("show")
+@release.command(
+    "show",
+    examples=(
+        "fleetlift release show v7",
+        "fleetlift release show v7 --group pilots -o yaml",
+    ),
+)
 @click.argument("name", metavar="RELEASE")
 @channel_options
 @pass_operator
@@ -54,7 +66,13 @@ def show(operator: Operator, *, name: str, **channel: str | None) -> None:
     operator.output.record(page, details(page))
 
 
-@release.command("patch")
+@release.command(
+    "patch",
+    examples=(
+        "fleetlift release patch v7 --percentage 50",
+        "fleetlift release patch v7 --mandatory --description 'urgent'",
+    ),
+)
 @click.argument("name", metavar="RELEASE")
 @channel_options
 @click.option("--percentage", type=PERCENTAGE, metavar="1-100", help="The share of devices; it can only rise.")
@@ -88,7 +106,7 @@ def patch(
     operator.output.record(page, details(page))
 
 
-@release.command("enable")
+@release.command("enable", examples=("fleetlift release enable v7",))
 @click.argument("name", metavar="RELEASE")
 @channel_options
 @pass_operator
@@ -99,7 +117,7 @@ def enable(operator: Operator, *, name: str, **channel: str | None) -> None:
     operator.output.record(page, details(page))
 
 
-@release.command("disable")
+@release.command("disable", examples=("fleetlift release disable v7   # the brake: it asks nothing",))
 @click.argument("name", metavar="RELEASE")
 @channel_options
 @pass_operator
@@ -113,7 +131,7 @@ def disable(operator: Operator, *, name: str, **channel: str | None) -> None:
     operator.output.record(page, details(page))
 
 
-@release.command("now")
+@release.command("now", examples=("fleetlift release now v7",))
 @click.argument("name", metavar="RELEASE")
 @channel_options
 @yes_option
@@ -133,7 +151,7 @@ def now(operator: Operator, *, name: str, yes: bool, **channel: str | None) -> N
     operator.output.record(page, details(page))
 
 
-@release.command("rollback")
+@release.command("rollback", examples=("fleetlift release rollback v6 --immediate --wait",))
 @click.argument("name", metavar="RELEASE")
 @channel_options
 @click.option("--immediate/--gradual", default=False, help="At once, or at the start of the next session (default).")
@@ -162,7 +180,7 @@ def rollback(
     _made(operator, page, wait=wait, timeout=timeout)
 
 
-@release.command("promote")
+@release.command("promote", examples=("fleetlift release promote v7 --group pilots --to everyone --percentage 10",))
 @click.argument("name", metavar="RELEASE")
 @channel_options
 @click.option("--to", "to", metavar="GROUP", help="The group to release it to (default: a new label where it is).")

@@ -31,7 +31,7 @@ class ReleaseWatch(Watch):
         self,
         output: Output,
         fetch: Fetch,
-        timeout_s: float,
+        timeout_s: float | None,
         *,
         title: str,
         each: Callable[[Json], object] | None = None,
@@ -83,7 +83,7 @@ def fetching(operator: Operator, release_id: str) -> Fetch:
     return lambda seen, wait_s: operator.api.get("releases", release_id, "progress", seen=seen, wait=wait_s)
 
 
-def conclude(output: Output, page: Json, code: int, timeout_s: float) -> None:
+def conclude(output: Output, page: Json, code: int, timeout_s: float | None) -> None:
     """Say how it ended."""
     stages = {Stage(name): count for name, count in page["stages"].items()}
     good = sum(stages.get(stage, 0) for stage in GOOD)
@@ -102,7 +102,7 @@ def conclude(output: Output, page: Json, code: int, timeout_s: float) -> None:
         sentence += f"; its plan is {rollout_line(page)}"
     elif stands := rollout_line(page):
         sentence += f"; it is {stands}"
-    if code == TIMED_OUT:
+    if code == TIMED_OUT and timeout_s is not None:
         sentence += f" after {timeout_s:g} s. The decision stands: devices go on without this command."
     output.say(sentence[:1].upper() + sentence[1:])
 

@@ -46,7 +46,7 @@ NEEDS = (
 )
 
 
-@click.command("matrix", cls=Command)
+@click.command("matrix", cls=Command, examples=("fleetlift firmware matrix --component app",))
 @click.option("--product", metavar="P", help="The product (default: the context's).")
 @click.option("--component", metavar="C", help="Of this component alone.")
 @pass_operator
@@ -56,7 +56,7 @@ def matrix(operator: Operator, *, product: str | None, component: str | None) ->
     operator.output.rows(rows, MATRIX, nothing="There is no firmware yet.", key=VERSION)
 
 
-@click.command("needs", cls=Command)
+@click.command("needs", cls=Command, examples=("fleetlift release needs v7",))
 @click.argument("name", metavar="RELEASE")
 @channel_options
 @pass_operator

@@ -21,7 +21,9 @@ COLUMNS = (
 )
 
 
-@click.command("retire", cls=Command)
+@click.command(
+    "retire", cls=Command, examples=("fleetlift firmware retire 1.3.0   # and all that was signed before it",)
+)
 @click.argument("version")
 @click.option("--product", metavar="P")
 @click.option("--component", metavar="C")

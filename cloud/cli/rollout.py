@@ -7,11 +7,12 @@ from typing import Any, Final
 
 import click
 
-from cloud.cli.client import Json
+from cloud.cli.client import FAILED, Json
 from cloud.cli.context import Command, Operator, pass_operator
+from cloud.cli.following import watch_options, watch_record
 from cloud.cli.options import channel_options, yes_option
 from cloud.cli.release_pages import ID, channel_of, details, find, label_of
-from cloud.cli.render import Column, moment, plural, shown
+from cloud.cli.render import Column, moment, plural, shown, table_of
 
 BAR_CELLS: Final = 30
 _WHY = click.option("--why", default="", metavar="TEXT", help="For those who ask later.")
@@ -30,17 +31,39 @@ STRATA: Final = (
 )
 
 
-@click.command("rollout", cls=Command)
+_CODES: Final = {"completed": 0, "aborted": FAILED, "overtaken": FAILED, "stopped_by_gate": FAILED}
+
+
+@click.command(
+    "rollout", cls=Command, examples=("fleetlift release rollout v7", "fleetlift release rollout v7 --watch")
+)
 @click.argument("name", metavar="RELEASE")
 @channel_options
+@watch_options
 @pass_operator
-def rollout(operator: Operator, *, name: str, **channel: str | None) -> None:
-    """Show where a release stands with its plan, by kind of device, and why."""
-    page = operator.api.get("releases", find(operator, name, channel)["release"]["release_id"], "rollout")
-    _show(operator, page)
+def rollout(operator: Operator, *, name: str, watch: bool, timeout: float | None, **channel: str | None) -> None:
+    """Show where a release stands with its plan, by kind of device, and why.
+
+    With --watch it ends with 0 when the plan is completed, with 1 when it is aborted, overtaken or stopped by a gate,
+    and with 3 when the time was up.
+    """
+    release_id = find(operator, name, channel)["release"]["release_id"]
+    if not watch:
+        _show(operator, operator.api.get("releases", release_id, "rollout"))
+        return
+    code = watch_record(
+        operator.output,
+        lambda: dict(operator.api.get("releases", release_id, "rollout")),
+        _details,
+        key=ID,
+        timeout_s=timeout,
+        below=lambda page: table_of(page["strata"], STRATA) if page["strata"] else None,
+        verdict=lambda page: _CODES.get(page["status"]),
+    )
+    click.get_current_context().exit(code)
 
 
-@click.command("pause", cls=Command)
+@click.command("pause", cls=Command, examples=("fleetlift release pause v7 --why 'two devices in Berlin are hot'",))
 @click.argument("name", metavar="RELEASE")
 @channel_options
 @_WHY
@@ -50,7 +73,7 @@ def pause(operator: Operator, *, name: str, why: str, **channel: str | None) -> 
     _steer(operator, name, channel, "pause", "is paused: nobody further takes it", body={"why": why})
 
 
-@click.command("resume", cls=Command)
+@click.command("resume", cls=Command, examples=("fleetlift release resume v7",))
 @click.argument("name", metavar="RELEASE")
 @channel_options
 @pass_operator
@@ -59,7 +82,7 @@ def resume(operator: Operator, *, name: str, **channel: str | None) -> None:
     _steer(operator, name, channel, "resume", "goes on")
 
 
-@click.command("abort", cls=Command)
+@click.command("abort", cls=Command, examples=("fleetlift release abort v7 --why 'fails on pi3'",))
 @click.argument("name", metavar="RELEASE")
 @channel_options
 @_WHY
@@ -76,7 +99,7 @@ def abort(operator: Operator, *, name: str, why: str, yes: bool, **channel: str 
     _steer(operator, name, channel, "abort", "is aborted: its devices return to the release before", body={"why": why})
 
 
-@click.command("retry", cls=Command)
+@click.command("retry", cls=Command, examples=("fleetlift release retry v7",))
 @click.argument("name", metavar="RELEASE")
 @channel_options
 @pass_operator
@@ -85,7 +108,7 @@ def retry(operator: Operator, *, name: str, **channel: str | None) -> None:
     _steer(operator, name, channel, "retry", "is tried again by the devices that failed")
 
 
-@click.command("approve", cls=Command)
+@click.command("approve", cls=Command, examples=("fleetlift release approve v7 --group pilots",))
 @click.argument("name", metavar="RELEASE")
 @channel_options
 @pass_operator
@@ -94,7 +117,7 @@ def approve(operator: Operator, *, name: str, **channel: str | None) -> None:
     _steer(operator, name, channel, "approve", "is approved by you")
 
 
-@click.command("advance", cls=Command)
+@click.command("advance", cls=Command, examples=("fleetlift release advance v7",))
 @click.argument("name", metavar="RELEASE")
 @channel_options
 @yes_option

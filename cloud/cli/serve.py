@@ -98,14 +98,7 @@ class Parts:
         return self.settings.broker.device_url or str(self.access)
 
 
-@click.command(
-    "serve",
-    cls=Command,
-    examples=(
-        "fleetlift serve",
-        "fleetlift serve --home /var/lib/fleetlift --host 0.0.0.0",
-    ),
-)
+@click.command("serve", cls=Command, examples=("fleetlift serve --home /var/lib/fleetlift --host 0.0.0.0",))
 @click.option("--host", envvar="FLEETLIFT_HOST", help="Where to listen (FLEETLIFT_HOST; default: the settings').")
 @click.option("--port", type=click.IntRange(0, 65535), envvar="FLEETLIFT_PORT", help="(FLEETLIFT_PORT)")
 @click.option("--broker", envvar="FLEETLIFT_BROKER", metavar="URL", help="A running broker (FLEETLIFT_BROKER).")

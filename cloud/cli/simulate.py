@@ -68,7 +68,14 @@ def fleet_options(function: Any) -> Any:
     return function
 
 
-@click.command("simulate", cls=Command)
+@click.command(
+    "simulate",
+    cls=Command,
+    examples=(
+        "fleetlift simulate --devices 100000 --fails 15% --phase 1%:1h --phase 10%:4h --max-failures 5",
+        "fleetlift simulate --devices 5000 --availability daily:10h --ramp 8h --plot rehearsal.svg",
+    ),
+)
 @fleet_options
 @plan_options
 @click.option("--runs", type=click.IntRange(1, MAX_RUNS), default=20, show_default=True, metavar="N")

@@ -5,9 +5,8 @@ from collections.abc import Callable
 import click
 
 from cloud.cli.client import Json
-from cloud.cli.codes import Duration
 from cloud.cli.context import Command, Operator, pass_operator
-from cloud.cli.options import channel_options
+from cloud.cli.options import Timeout, channel_options
 from cloud.cli.release_pages import ID, channel_of, find, label_of
 from cloud.cli.release_watch import TROUBLES, ReleaseWatch, conclude, fetching, rollout_line, stages_line, unwell
 from cloud.cli.render import Column, Row
@@ -30,15 +29,22 @@ COLUMNS = (
 )
 
 
-@click.command("status", cls=Command)
+@click.command(
+    "status",
+    cls=Command,
+    examples=(
+        "fleetlift release status v7",
+        "fleetlift release status v7 --watch --timeout 2h && echo good",
+    ),
+)
 @click.argument("name", metavar="RELEASE")
 @channel_options
 @click.option("--watch", "-w", is_flag=True, help="Go on until it is decided; the exit code is how.")
 @click.option(
-    "--timeout", type=Duration(), default="30m", show_default=True, metavar="TIME", help="With --watch: 90s, 30m, 2h."
+    "--timeout", type=Timeout(), default="30m", show_default=True, metavar="TIME", help="With --watch: 90s, 30m, 2h."
 )
 @pass_operator
-def status(operator: Operator, *, name: str, watch: bool, timeout: int, **channel: str | None) -> None:
+def status(operator: Operator, *, name: str, watch: bool, timeout: float, **channel: str | None) -> None:
     """Show how far a release is; RELEASE is a label such as v3, or an id.
 
     With --watch it ends with 0 when every device that was to take it runs it (and its plan, if it has one, is

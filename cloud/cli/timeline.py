@@ -1,20 +1,17 @@
 """What happened to one release or one device, one line each, newest last; with --follow, as it happens."""
 
-import time
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import click
 
-from cloud.cli.client import Json, UnreachableError
+from cloud.cli.client import Json
 from cloud.cli.context import Command, Operator, pass_operator
+from cloud.cli.following import follow as going_on
 from cloud.cli.options import channel_options
 from cloud.cli.release_pages import channel_of, find, label_of
 from cloud.cli.render import moment, shown
 
-POLL_S: Final = 25.0
-CALM_S: Final = 0.2
-AWAY_S: Final = 1.0
 F = TypeVar("F", bound=Callable[..., object])
 
 
@@ -26,7 +23,14 @@ def _timeline_options(function: F) -> F:
     return limit(follow(function))
 
 
-@click.command("timeline", cls=Command)
+@click.command(
+    "timeline",
+    cls=Command,
+    examples=(
+        "fleetlift release timeline v7",
+        "fleetlift release timeline v7 --follow -o json",
+    ),
+)
 @click.argument("name", metavar="RELEASE")
 @channel_options
 @_timeline_options
@@ -41,7 +45,7 @@ def release_timeline(operator: Operator, *, name: str, limit: int, follow: bool,
     _show(operator, ("releases", page["release"]["release_id"]), limit, nothing, follow=follow)
 
 
-@click.command("timeline", cls=Command)
+@click.command("timeline", cls=Command, examples=("fleetlift device timeline pump-17 --follow",))
 @click.argument("device_id", metavar="DEVICE")
 @_timeline_options
 @pass_operator
@@ -62,19 +66,15 @@ def _show(operator: Operator, path: tuple[str, str], limit: int, nothing: str, *
     if not page["moments"] and not follow:
         operator.output.say(nothing)
     _tell(operator, page["moments"])
-    away = False
-    while follow:
-        time.sleep(CALM_S)
-        try:
-            page = operator.api.get(*path, "timeline", after=page["next"], seen=page["revision"], wait=POLL_S)
-            away = False
-        except UnreachableError as error:
-            if not away:
-                operator.output.warn(f"{error} Waiting for it to come back.")
-            away = True
-            time.sleep(AWAY_S)
-            continue
-        _tell(operator, page["moments"])
+    if not follow:
+        return
+
+    def fetch(before: Json | None, wait_s: float) -> Json:
+        seen = before or page
+        more: Json = operator.api.get(*path, "timeline", after=seen["next"], seen=seen["revision"], wait=wait_s)
+        return more
+
+    going_on(operator.output, fetch, lambda more: _tell(operator, more["moments"]), lambda _more: None, None)
 
 
 def _tell(operator: Operator, moments: list[Json]) -> None:

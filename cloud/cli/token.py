@@ -36,7 +36,13 @@ def token() -> None:
     """Enrolment codes: what a device becomes one of the fleet with."""
 
 
-@token.command("create")
+@token.command(
+    "create",
+    examples=(
+        "fleetlift token create --uses 50 --expires 7d --group pilots --out batch.code",
+        "fleetlift token create --device pump-17   # for this device alone",
+    ),
+)
 @click.option("--product", metavar="P", help="The product (default: the context's).")
 @click.option("--uses", type=click.IntRange(1, MAX_USES), default=1, show_default=True, help="How many devices.")
 @lifetime_option
@@ -102,7 +108,7 @@ def create(
         operator.output.say(f"Its code is in {out}.")
 
 
-@token.command("list")
+@token.command("list", examples=("fleetlift token list --all",))
 @click.option("--all", "everything", is_flag=True, help="Those that are used, expired or revoked, too.")
 @pass_operator
 def list_(operator: Operator, *, everything: bool) -> None:
@@ -111,8 +117,8 @@ def list_(operator: Operator, *, everything: bool) -> None:
     operator.output.rows(found, COLUMNS, nothing="There is no enrolment token that is good.")
 
 
-@token.command("revoke")
-@click.argument("name")
+@token.command("revoke", examples=("fleetlift token revoke batch-7",))
+@click.argument("name", metavar="TOKEN")
 @pass_operator
 def revoke(operator: Operator, *, name: str) -> None:
     """Take a token back; devices that it enrolled stay."""

@@ -1,6 +1,5 @@
 """Waiting for devices, live: a table on a terminal, a line per change elsewhere."""
 
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -9,16 +8,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from cloud.cli.client import FAILED, TIMED_OUT, Json, UnreachableError
+from cloud.cli.client import FAILED, TIMED_OUT, Json
+from cloud.cli.following import follow
 from cloud.cli.render import Output, plural, shown
 from cloud.cli.terminal import console_on, is_terminal
 from cloud.progress import GOOD, UNSETTLED, Stage
 
-POLL_S: Final = 10.0
-"""How long the server holds a poll when nothing happens."""
-CALM_S: Final = 0.2
-"""The shortest time between two polls: a busy fleet changes all the time."""
-AWAY_S: Final = 1.0
 MAX_ROWS: Final = 30
 _STYLES = {Stage.UNDER_WAY: "cyan", Stage.WAITING: "dim", **dict.fromkeys(GOOD, "green")}
 
@@ -29,18 +24,16 @@ Fetch = Callable[[int | None, float], Json]
 class Watch:
     """Follows devices until each has settled or the time is up."""
 
-    def __init__(self, output: Output, fetch: Fetch, timeout_s: float) -> None:
+    def __init__(self, output: Output, fetch: Fetch, timeout_s: float | None) -> None:
         self._output, self._fetch, self._timeout_s = output, fetch, timeout_s
         self._told: dict[str, str] = {}
 
     def run(self) -> tuple[Json, int]:
         """Return the last page and the exit code: 0 all good, 1 some not, 3 some still open when the time was up."""
-        deadline = time.monotonic() + self._timeout_s
-        console = console_on(self._output.stderr)
         if not is_terminal(self._output.stderr):
-            return self._follow(deadline, self.tell)
-        with Live(console=console, refresh_per_second=4, transient=True) as live:
-            page, code = self._follow(deadline, lambda page: live.update(self.picture(page)))
+            return self._follow(self.tell)
+        with Live(console=console_on(self._output.stderr), refresh_per_second=4, transient=True) as live:
+            page, code = self._follow(lambda page: live.update(self.picture(page)))
         self.tell(page)
         return page, code
 
@@ -63,23 +56,11 @@ class Watch:
             return None
         return 0 if all(stage in GOOD for stage in stages) else FAILED
 
-    def _follow(self, deadline: float, show: Callable[[Json], object]) -> tuple[Json, int]:
-        page, away = self._fetch(None, 0), False
-        while True:
-            show(page)
-            code, remaining = self.verdict(page), deadline - time.monotonic()
-            if code is not None:
-                return page, code
-            if remaining <= 0:
-                return page, TIMED_OUT
-            time.sleep(min(CALM_S, remaining))
-            try:
-                page, away = self._fetch(page["revision"], min(POLL_S, remaining)), False
-            except UnreachableError as error:
-                if not away:
-                    self._output.warn(f"{error} Waiting for it to come back.")
-                away = True
-                time.sleep(min(AWAY_S, max(0.0, deadline - time.monotonic())))
+    def _follow(self, show: Callable[[Json], object]) -> tuple[Json, int]:
+        def fetch(before: Json | None, wait_s: float) -> Json:
+            return self._fetch(None if before is None else before["revision"], wait_s)
+
+        return follow(self._output, fetch, show, self.verdict, self._timeout_s)
 
 
 def describe(device: Mapping[str, Any]) -> str:
@@ -94,7 +75,7 @@ def describe(device: Mapping[str, Any]) -> str:
     return " ".join(words) + (f" ({': '.join(why)})" if why else "")
 
 
-def conclude(output: Output, page: Json, code: int, timeout_s: float) -> None:
+def conclude(output: Output, page: Json, code: int, timeout_s: float | None) -> None:
     """Say how it ended."""
     devices = page["devices"]
     good = sum(Stage(device["stage"]) in GOOD for device in devices)
@@ -109,7 +90,7 @@ def conclude(output: Output, page: Json, code: int, timeout_s: float) -> None:
     if not devices:
         parts = ["no device is to take it"]
     sentence = "; ".join(parts)
-    if code == TIMED_OUT:
+    if code == TIMED_OUT and timeout_s is not None:
         sentence += f" after {timeout_s:g} s. The decision stands: devices go on without this command."
     output.say(sentence[:1].upper() + sentence[1:])
 

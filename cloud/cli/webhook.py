@@ -56,8 +56,10 @@ def webhook() -> None:
     """Webhooks: addresses that are told of what happens, signed."""
 
 
-@webhook.command("add")
-@click.argument("name")
+@webhook.command(
+    "add", examples=("fleetlift webhook add pager https://pager.example/hook --kind 'rollout.*' --kind device.failed",)
+)
+@click.argument("name", metavar="WEBHOOK")
 @click.argument("url")
 @click.option("--product", metavar="P", help="What happens to this product alone (default: to every one).")
 @click.option("--kind", "kinds", multiple=True, metavar="KIND", help="As in device.failed or rollout.*; repeat.")
@@ -87,15 +89,15 @@ def add(operator: Operator, *, secret_file: Path | None, **hook: Any) -> None:
     operator.output.record(made["webhook"], DETAILS)
 
 
-@webhook.command("list")
+@webhook.command("list", examples=("fleetlift webhook list",))
 @pass_operator
 def list_(operator: Operator) -> None:
     """List webhooks, and how they fare."""
     operator.output.rows(operator.api.get("webhooks"), COLUMNS, nothing="There is no webhook.")
 
 
-@webhook.command("show")
-@click.argument("name")
+@webhook.command("show", examples=("fleetlift webhook show pager --limit 50",))
+@click.argument("name", metavar="WEBHOOK")
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many deliveries.")
 @pass_operator
 def show(operator: Operator, *, name: str, limit: int) -> None:
@@ -108,8 +110,8 @@ def show(operator: Operator, *, name: str, limit: int) -> None:
     operator.output.rows(page["deliveries"], DELIVERIES, nothing="Nothing has happened that it is to be told.")
 
 
-@webhook.command("test")
-@click.argument("name")
+@webhook.command("test", examples=("fleetlift webhook test pager",))
+@click.argument("name", metavar="WEBHOOK")
 @pass_operator
 def test(operator: Operator, *, name: str) -> None:
     """Tell one webhook of a test, and say what its receiver answered; exit code 1 if it did not take it."""
@@ -122,8 +124,8 @@ def test(operator: Operator, *, name: str) -> None:
         click.get_current_context().exit(FAILED if found["tries"] else TIMED_OUT)
 
 
-@webhook.command("enable")
-@click.argument("name")
+@webhook.command("enable", examples=("fleetlift webhook enable pager",))
+@click.argument("name", metavar="WEBHOOK")
 @pass_operator
 def enable(operator: Operator, *, name: str) -> None:
     """Enable a webhook again: what waited goes on, what happened meanwhile it is not told."""
@@ -132,8 +134,8 @@ def enable(operator: Operator, *, name: str) -> None:
     operator.output.record(found, DETAILS)
 
 
-@webhook.command("disable")
-@click.argument("name")
+@webhook.command("disable", examples=("fleetlift webhook disable pager",))
+@click.argument("name", metavar="WEBHOOK")
 @pass_operator
 def disable(operator: Operator, *, name: str) -> None:
     """Disable a webhook: what happens until it is enabled it is never told."""
@@ -142,8 +144,8 @@ def disable(operator: Operator, *, name: str) -> None:
     operator.output.record(found, DETAILS)
 
 
-@webhook.command("remove")
-@click.argument("name")
+@webhook.command("remove", examples=("fleetlift webhook remove pager",))
+@click.argument("name", metavar="WEBHOOK")
 @yes_option
 @pass_operator
 def remove(operator: Operator, *, name: str, yes: bool) -> None:

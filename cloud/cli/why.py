@@ -7,7 +7,14 @@ from cloud.cli.context import Command, Operator, pass_operator
 from cloud.cli.render import shown
 
 
-@click.command("why", cls=Command)
+@click.command(
+    "why",
+    cls=Command,
+    examples=(
+        "fleetlift device why pump-17",
+        "fleetlift device why pump-17 --component os",
+    ),
+)
 @click.argument("device_id", metavar="DEVICE")
 @click.option("--component", metavar="C", help="Only this component.")
 @pass_operator

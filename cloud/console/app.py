@@ -16,6 +16,7 @@ from cloud.api.backend import Backend
 from cloud.api.middleware import App, BodyLimit, KnowOrigin, Message, NoteChanges, Receive, Send
 from cloud.api.problems import STATUSES, ApiError
 from cloud.console import assets, live, login, rooms, templating
+from cloud.console.counts import Counts
 from cloud.console.visiting import NotLoggedInError, StaleFormError, session_cookie
 from cloud.watching import Watching
 from protocol.errors import FleetliftError
@@ -41,7 +42,7 @@ def create_console(backend: Backend, watching: Watching) -> FastAPI:
     """Return the console over the server's parts."""
     app = FastAPI(title="Fleetlift", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.backend, app.state.watching, app.state.streams = backend, watching, live.Streams()
-    app.state.limits = login.Limits()
+    app.state.limits, app.state.counts = login.Limits(), Counts(backend, watching)
     for router in (assets.router, live.router, login.router, *(room.router for room in rooms.ROOMS)):
         app.include_router(router, include_in_schema=False)
     app.add_exception_handler(NotLoggedInError, _to_login)

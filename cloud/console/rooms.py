@@ -3,6 +3,6 @@
 from types import ModuleType
 from typing import Final
 
-from cloud.console import overview
+from cloud.console import channels, overview, products, releases
 
-ROOMS: Final[tuple[ModuleType, ...]] = (overview,)
+ROOMS: Final[tuple[ModuleType, ...]] = (overview, products, channels, releases)

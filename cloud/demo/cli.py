@@ -10,6 +10,9 @@ from pathlib import Path
 import click
 
 from cloud.broker import BrokerKind
+from cloud.cli.context import Command, pass_operator
+from cloud.cli.context import Operator as Shared
+from cloud.cli.terminal import console_on
 from cloud.demo import releasing, storms, thieves
 from cloud.demo.operating import HARDWARE, PRODUCT, Image, Operator
 from cloud.demo.releasing import Story
@@ -30,16 +33,26 @@ ACTS: tuple[tuple[str, str, tuple[Callable[[Story], None], ...]], ...] = (
 )
 
 
-@click.command("demo")
+@click.command(
+    "demo",
+    cls=Command,
+    examples=(
+        "fleetlift demo",
+        "fleetlift demo --broker mosquitto --report checks.json",
+    ),
+)
 @click.option("--keep", is_flag=True, help="Leave everything running until Ctrl-C, and say how to look around.")
 @click.option(
     "--broker", type=click.Choice(["mosquitto", "amqtt"]), help="Which broker (default: Mosquitto if it is there)."
 )
 @click.option("--report", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write checks as JSON.")
-def demo(*, keep: bool, broker: BrokerKind | None, report: Path | None) -> None:
+@pass_operator
+def demo(operator: Shared, *, keep: bool, broker: BrokerKind | None, report: Path | None) -> None:
     """Show the whole path, end to end: a broker, a cloud, six agents, real firmware; exit code 1 if a claim fails."""
     directory = Path(tempfile.mkdtemp(prefix="fleetlift-demo-"))
-    teller, world = Teller(), World(directory, broker)
+    output = operator.output
+    teller = Teller(console_on(output.stderr if output.for_program else output.stdout))
+    world = World(directory, broker)
     try:
         _tell(teller, world, click.get_current_context().find_root().command)
     except FleetliftError as error:
@@ -50,6 +63,8 @@ def demo(*, keep: bool, broker: BrokerKind | None, report: Path | None) -> None:
     code = teller.close()
     if report is not None:
         teller.report(report)
+    if output.for_program:
+        output.document(teller.document(), names=[check.claim for check in teller.checks if not check.passed])
     if keep:
         _say_how_to_look(teller, world)
         with contextlib.suppress(KeyboardInterrupt):

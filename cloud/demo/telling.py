@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from rich.console import Console
 from rich.text import Text
@@ -74,14 +74,17 @@ class Teller:
         """Note a claim that comes true within a time, watched from outside; `saw` tells what there was if not."""
         return self.expect(claim, wait_for(probe, timeout_s), str(saw()))
 
-    def report(self, path: Path) -> None:
-        """Write the checks as JSON."""
-        document = {
+    def document(self) -> dict[str, Any]:
+        """Return the checks for a program."""
+        return {
             "checks": [asdict(check) for check in self.checks],
             "failed": self.failed,
             "elapsed_s": round(self.elapsed_s, 2),
         }
-        path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def report(self, path: Path) -> None:
+        """Write the checks as JSON."""
+        path.write_text(json.dumps(self.document(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def close(self) -> int:
         """Say how it ended; return the exit code."""

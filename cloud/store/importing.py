@@ -144,7 +144,7 @@ class _Import:
         if row is None:
             row = register(self._change, device.device_id, device.product, model, by=self._by)
         elif row.product != device.product:
-            raise StoreError(f"device {row.id} is of product {row.product} here")
+            raise StoreError(f"device {row.id} is of another product here")
         elif row.hardware_model != model:
             raise StoreError(f"device {row.id} is a {row.hardware_model} here")
         moved = self._take_attributes(row, device)

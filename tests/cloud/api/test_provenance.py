@@ -76,6 +76,15 @@ class Story:
         yield "delete_group", "DELETE", f"/groups/{PRODUCT}/pilot", None
         yield "create_set", "POST", "/sets", {"name": "pair"}
         yield "change_set_members", "POST", "/sets/pair/members", {"add": ["pi-1"]}
+        many = {
+            "product": PRODUCT,
+            "deed": "lock",
+            "component": "app",
+            "version": "1.1.0",
+            "devices": ["pi-2"],
+            "count": 1,
+        }
+        yield "change_devices", "POST", "/devices/bulk", many
         yield "lock_device", "PUT", "/devices/pi-1/lock/app", {"version": "1.1.0"}
         yield "unlock_device", "DELETE", "/devices/pi-1/lock/app", None
         yield "create_ota", "POST", "/devices/pi-1/ota", {"component": "app", "version": "1.1.0"}

@@ -66,17 +66,9 @@ class Office:
 
     def call(self, *arguments: object, expect: int = 0) -> Answer:
         """Run the same `main` as the process does, without its start-up; fails on another exit code."""
-        out, err = io.StringIO(), io.StringIO()
-        with (
-            mock.patch.object(sys, "argv", ["fleetlift", *map(str, arguments), *self._home(arguments)]),
-            mock.patch.object(sys, "stdin", io.StringIO()),
-            contextlib.chdir(self.directory),
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(err),
-        ):
-            code = main()
-        answer = Answer(code, out.getvalue(), err.getvalue())
-        assert code == expect, answer
+        with contextlib.chdir(self.directory):
+            answer = Answer(*captured(*arguments, *self._home(arguments)))
+        assert answer.code == expect, answer
         assert "Traceback" not in answer.err
         return answer
 
@@ -111,6 +103,19 @@ class Office:
 
     def _home(self, arguments: tuple[object, ...]) -> list[str]:
         return [] if "--home" in arguments else ["--home", str(self.home)]
+
+
+def captured(*arguments: object, typed: str = "") -> tuple[int, str, str]:
+    """Run a command in this process; return its exit code, and what it said on both streams."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.object(sys, "argv", ["fleetlift", *map(str, arguments)]),
+        mock.patch.object(sys, "stdin", io.StringIO(typed)),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        code = main()
+    return code, out.getvalue(), err.getvalue()
 
 
 def make_office(directory: Path, processes: Processes) -> Office:
