@@ -18,9 +18,9 @@ from cloud.api.rollouts import (
     abort_rollout,
     advance_rollout,
     approve_rollout,
-    pause_rollout,
-    resume_rollout,
-    retry_rollout,
+    pause_release,
+    resume_release,
+    retry_release,
 )
 from cloud.api.timelines import Timeline, show_release_timeline
 from cloud.console.counts import Counts
@@ -113,17 +113,17 @@ def steer(visit: Visit, release_id: str, deed: str) -> Response:
 
 
 _WORDS: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = {
-    "pause": ("pause_rollout", "is paused: nobody further takes it", ()),
-    "resume": ("resume_rollout", "goes on", ()),
-    "retry": ("retry_rollout", "is tried again by the devices that failed", ()),
+    "pause": ("pause_release", "is paused: nobody further takes it", ()),
+    "resume": ("resume_release", "goes on", ()),
+    "retry": ("retry_release", "is tried again by the devices that failed", ()),
     "abort": ("abort_rollout", "is aborted: its devices return to the release before", ("--yes",)),
     "advance": ("advance_rollout", "is in its next phase", ("--yes",)),
     "approve": ("approve_rollout", "is approved by you", ()),
 }
 _DEEDS: Final[Mapping[str, Callable[[Visiting, str, str], RolloutPage]]] = {
-    "pause": lambda visit, release_id, why: pause_rollout(visit.server, visit.name, release_id, Saying(why=why)),
-    "resume": lambda visit, release_id, _: resume_rollout(visit.server, visit.name, release_id),
-    "retry": lambda visit, release_id, _: retry_rollout(visit.server, visit.name, release_id),
+    "pause": lambda visit, release_id, why: pause_release(visit.server, visit.name, release_id, Saying(why=why)),
+    "resume": lambda visit, release_id, _: resume_release(visit.server, visit.name, release_id),
+    "retry": lambda visit, release_id, _: retry_release(visit.server, visit.name, release_id),
     "abort": lambda visit, release_id, why: abort_rollout(visit.server, visit.name, release_id, Saying(why=why)),
     "advance": lambda visit, release_id, _: advance_rollout(visit.server, visit.name, release_id),
     "approve": lambda visit, release_id, _: approve_rollout(visit.server, visit.name, release_id),
