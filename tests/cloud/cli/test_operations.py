@@ -118,10 +118,19 @@ COMMANDS: Final = {
 """What each command does in the end; what it looks up before takes no more than that."""
 FOR_PROGRAMS: Final = {
     *("list_attempts", "list_events", "show_metrics", "show_decisions", "show_blob", "show_audit_head", "show_me"),
-    *("show_system", "enrol_device", "show_ota", "cancel_ota", "forecast_release", "check_plan", "release_by_plan"),
+    *(
+        "show_system",
+        "enrol_device",
+        "show_ota",
+        "cancel_ota",
+        "forecast_release",
+        "check_plan",
+        "release_by_plan",
+        "find_same_release",
+    ),
     *("explain_match", "list_dependants", "change_devices"),
 }
-"""Operations that are no command of their own; `ota`, `release push`, `group test` and others call some on their way."""
+"""Operations that are no command of their own; `ota`, `release push`, `group test` and others call some of them."""
 
 
 def leaves(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[str]:
