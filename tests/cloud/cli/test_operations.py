@@ -62,7 +62,9 @@ COMMANDS: Final = {
     "key metadata": "show_metadata",
     "key online prepare": "prepare_online_key",
     "key publish": "accept_metadata",
-    "ota": "create_ota",
+    "ota cancel": "cancel_ota",
+    "ota show": "show_ota",
+    "ota start": "create_ota",
     "person add": "add_person",
     "person disable": "change_person",
     "person enable": "change_person",
@@ -117,18 +119,9 @@ COMMANDS: Final = {
 }
 """What each command does in the end; what it looks up before takes no more than that."""
 FOR_PROGRAMS: Final = {
-    *("list_attempts", "list_events", "show_metrics", "show_decisions", "show_blob", "show_audit_head", "show_me"),
-    *(
-        "show_system",
-        "enrol_device",
-        "show_ota",
-        "cancel_ota",
-        "forecast_release",
-        "check_plan",
-        "release_by_plan",
-        "find_same_release",
-    ),
-    *("explain_match", "list_dependants", "change_devices"),
+    *("list_attempts", "list_events", "show_metrics", "show_decisions", "show_blob", "show_audit_head"),
+    *("show_me", "show_system", "enrol_device", "forecast_release", "check_plan", "release_by_plan"),
+    *("find_same_release", "explain_match", "list_dependants", "change_devices"),
 }
 """Operations that are no command of their own; `ota`, `release push`, `group test` and others call some of them."""
 
