@@ -2,12 +2,12 @@
 
 import socket
 
-from cloud.cli.serve import _listen
+from cloud.cli.listening import listen
 
 
 def test_answers_do_not_wait_for_acknowledgements() -> None:
     with (
-        _listen("127.0.0.1", 0) as listener,
+        listen("127.0.0.1", 0) as listener,
         socket.create_connection(listener.getsockname()),
         listener.accept()[0] as accepted,
     ):
