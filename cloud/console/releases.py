@@ -120,7 +120,7 @@ _WORDS: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = {
     "advance": ("advance_rollout", "is in its next phase", ("--yes",)),
     "approve": ("approve_rollout", "is approved by you", ()),
 }
-_DEEDS: Final[Mapping[str, Callable[[Visiting, str, str], RolloutPage]]] = {
+_DEEDS: Final[Mapping[str, Callable[[Visiting, str, str], RolloutPage | ReleasePage]]] = {
     "pause": lambda visit, release_id, why: pause_release(visit.server, visit.name, release_id, Saying(why=why)),
     "resume": lambda visit, release_id, _: resume_release(visit.server, visit.name, release_id),
     "retry": lambda visit, release_id, _: retry_release(visit.server, visit.name, release_id),
