@@ -83,12 +83,15 @@ _READS: Final = {
     Subject.ANY: (
         *("list_products", "list_groups", "list_firmware", "list_releases", "list_devices", "list_attempts"),
         *("list_sets", "list_webhooks", "list_enrolment_tokens", "list_events", "list_people"),
-        *("show_blob", "show_standing", "show_metadata"),
+        *("show_blob", "show_standing", "show_metadata", "show_fleet", "list_attention", "show_fleet_history"),
     ),
     Subject.SERVER: (
-        *("list_audit", "show_audit_head", "export_audit", "show_metrics", "list_authorities", "list_dependants"),
+        *("list_audit", "show_audit_head", "verify_audit", "export_audit", "show_metrics"),
+        *("list_authorities", "list_dependants"),
     ),
-    Subject.PRODUCT: ("show_product", "show_group", "explain_match", "try_query", "show_firmware", "show_matrix"),
+    Subject.PRODUCT: (
+        *("show_product", "show_group", "explain_match", "try_query", "show_firmware", "show_running", "show_matrix"),
+    ),
     Subject.DEVICE: (
         *("show_device", "show_history", "show_decisions", "show_why", "show_device_timeline", "list_certificates"),
     ),
@@ -114,6 +117,7 @@ _DECISIONS: Final[Mapping[str, Rule]] = {
     "change_members": Rule(OPERATOR, Subject.PRODUCT),
     "change_set_members": Rule(OPERATOR, Subject.SET),
     "forecast_release": Rule(OPERATOR, Subject.BODY),
+    "find_same_release": Rule(OPERATOR, Subject.BODY),
     "plan_release": Rule(OPERATOR, Subject.BODY),
     "check_plan": Rule(OPERATOR, Subject.BODY),
     "pause_release": Rule(OPERATOR, Subject.RELEASE),

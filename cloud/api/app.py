@@ -14,6 +14,7 @@ from cloud.api import (
     enrolment,
     enrolment_tokens,
     firmware,
+    fleet,
     groups,
     importing,
     metadata,
@@ -25,6 +26,7 @@ from cloud.api import (
     redundancy,
     releases,
     rollouts,
+    sameness,
     system,
     timelines,
     tokens,
@@ -36,12 +38,15 @@ from cloud.api.limiting import ENROLMENT_TRIES, ENROLMENTS_PER_S, PASSWORD_TRIES
 from cloud.api.middleware import BodyLimit, KnowOrigin, NoteChanges
 from cloud.api.problems import ANSWERS, answer_errors
 from cloud.manual import manual_of
+from cloud.retention import HOUR_MS
+from cloud.surveying import Surveying
 from cloud.watching import Watching
 
 PREFIX: Final = "/api/v1"
 ROUTERS: Final = (
     *(
         system,
+        fleet,
         products,
         metadata,
         firmware,
@@ -50,6 +55,7 @@ ROUTERS: Final = (
         importing,
         needs,
         redundancy,
+        sameness,
         releases,
         rollouts,
         devices,
@@ -78,6 +84,10 @@ def create_app(backend: Backend) -> FastAPI:
     app.state.password_tries = Tries(PASSWORD_TRIES, PASSWORDS_PER_S)
     app.state.manual = manual_of(backend.settings.server, backend.base_url)
     app.state.watching = Watching(backend.store)
+    app.state.surveying = Surveying(
+        *(backend.store, backend.refusals, backend.changes),
+        quiet_after_ms=backend.settings.devices.quiet_after_hours * HOUR_MS,
+    )
     for module in ROUTERS:
         app.include_router(module.router, prefix=PREFIX, dependencies=[Depends(authorize)], responses=dict(ANSWERS))
     app.include_router(enrolment.router, prefix=PREFIX, responses=dict(ANSWERS))  # devices have no bearer token

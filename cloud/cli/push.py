@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from cloud.cli.client import Json
+from cloud.cli.client import CONFLICT, Json
 from cloud.cli.context import Command, Operator, pass_operator, passphrase_option
 from cloud.cli.options import PERCENTAGE, timeout_option, wait_option, yes_option
 from cloud.cli.outlook import tell_forecast
@@ -28,7 +28,7 @@ from cloud.cli.packaging import (
 from cloud.cli.plan_options import KEYS as PLAN_KEYS
 from cloud.cli.plan_options import describe, plan_of, plan_options, warnings
 from cloud.cli.release_pages import channel_of, finish, label_of
-from cloud.cli.render import plural, size
+from cloud.cli.render import moment, plural, size
 from cloud.keyring import next_seq
 from protocol.codec import to_plain
 from protocol.errors import IdentityError, UserError
@@ -108,20 +108,33 @@ def prepared(operator: Operator, what: str, scratch: Path, said: dict[str, Any])
 @click.argument("what", metavar="IMAGE|VERSION")
 @decision_options
 @click.option("--plan", "plan_hash", metavar="HASH", help="Only if what it does is what `release plan` said.")
+@click.option("--again", is_flag=True, help="Under a new label, even if the same was released already.")
 @passphrase_option
 @yes_option
 @wait_option
 @timeout_option
 @pass_operator
 def push(
-    operator: Operator, *, what: str, plan_hash: str | None, yes: bool, wait: bool, timeout: float, **said: Any
+    operator: Operator,
+    *,
+    what: str,
+    plan_hash: str | None,
+    again: bool,
+    yes: bool,
+    wait: bool,
+    timeout: float,
+    **said: Any,
 ) -> None:
     """Release an image (a file, or a directory with a __main__.py), or a VERSION that is published already.
 
-    Says first how many devices it will reach, and why the others not. Until you agree nothing is signed or sent.
+    Says first how many devices it will reach, and why the others not. Until you agree nothing is signed or sent. The
+    same image to the same group on the same terms is released once: a second time says under which label.
     """
     with tempfile.TemporaryDirectory(prefix="fleetlift-") as scratch:
         made = prepared(operator, what, Path(scratch), said)
+        if not again and made.unpublished is None and (page := _same(operator, made.request)) is not None:
+            finish(operator, page | {"forecast": None, "new": False}, wait=wait, timeout=timeout)
+            return
         if plan_hash is not None:
             operator.api.post("releases", "plan", plan_hash, "check", body=made.asked)
         forecast = tell_forecast(operator, made.asked, made.headline)
@@ -142,7 +155,24 @@ def push(
     else:
         page = operator.api.post("releases", body=made.request | {"release_id": forecast["release_id"]})
     operator.output.say(f"{channel_of(page)} {label_of(page)} is released. {page['link']}")
-    finish(operator, page | {"forecast": forecast, "warnings": warned}, wait=wait, timeout=timeout)
+    finish(operator, page | {"forecast": forecast, "new": True, "warnings": warned}, wait=wait, timeout=timeout)
+
+
+def _same(operator: Operator, request: Json) -> Json | None:
+    """Return the release that says the same already, and say so; raises UserError for one that was stopped."""
+    page: Json | None = operator.api.post("releases", "same", body=request)["same"]
+    if page is None:
+        return None
+    name = f"{channel_of(page)} {label_of(page)}"
+    if not page["release"]["enabled"]:
+        raise UserError(
+            f"{name} says exactly this, and was disabled {moment(page['release']['disabled_at_ms'])}. Nothing was "
+            f"released; `fleetlift release enable {label_of(page).split()[0]}` lets it go on, and --again makes a new "
+            "label of it.",
+            exit_code=CONFLICT,
+        )
+    operator.output.say(f"{name} says exactly this already: nothing was signed, uploaded or released. {page['link']}")
+    return page
 
 
 def _package(operator: Operator, what: str, scratch: Path, facts: dict[str, Any]) -> Package | None:

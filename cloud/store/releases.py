@@ -36,6 +36,7 @@ from cloud.store.events import note
 from cloud.store.lookup import firmware_by_id, firmware_row, group_row, product_row, release_row
 from cloud.store.preflights import check_undisturbed
 from cloud.store.rollouts import abort_with, check_plan, start_rollout
+from cloud.store.sameness import same_release
 from cloud.store.situations import as_noticed, channels_of, ids_of, situations
 from cloud.values import ChannelKey, ReleaseDraft, ReleasePatch, ReleaseView
 from protocol.codec import to_plain
@@ -70,6 +71,14 @@ class Releases:
                 check_undisturbed(change.session, decided)
             row = _create(change, draft, by, policy=_with_approvals(change.session, draft, policy), plan_hash=plan_hash)
             return release_views(change.session, [row], change.now_ms)[0]
+
+    def same(self, draft: ReleaseDraft, policy: Policy | None = None) -> ReleaseView | None:
+        """Return the release, Live or else the newest of its channel, that was decided just so; see `sameness`."""
+        with self._database.reading() as session:
+            firmware = _releasable(session, draft)
+            row = _row(draft, firmware, label=1, decision=1)  # any will do
+            found = same_release(session, row, firmware, _with_approvals(session, draft, policy))
+            return release_views(session, [found], self._database.now_ms())[0] if found else None
 
     def forecast(self, draft: ReleaseDraft) -> Forecast:
         """Tell which devices would take this draft now, and why each other one would not; changes nothing.
