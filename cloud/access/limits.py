@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections import OrderedDict
 from typing import Final
 
 MAX_KEYS: Final = 10_000
+
+
+def network_of(address: str) -> str:
+    """Return what tries from an address are counted by: of IPv6 the first 64 bits, for whoever has one has them all."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if not isinstance(found, ipaddress.IPv6Address):
+        return address
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return str(ipaddress.IPv6Address(int(found) >> 64 << 64))
 
 
 class RateLimit:

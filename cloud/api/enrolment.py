@@ -16,6 +16,7 @@ from typing import Annotated, Any, Final, TypeVar
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel
 
+from cloud.access.limits import network_of
 from cloud.api.backend import Backend, Server
 from cloud.api.limiting import Tries
 from cloud.api.middleware import origin_of
@@ -124,7 +125,7 @@ async def renew(server: Server, desk: AtDesk, request: Request) -> EnrolledAnswe
 def _counted(request: Request) -> Iterator[None]:
     """Refuse whoever was refused too often before; raises ApiError."""
     tries: Tries = request.app.state.enrolment_tries
-    address = origin_of(request.scope).address
+    address = network_of(origin_of(request.scope).address)
     tries.check(address)
     try:
         yield

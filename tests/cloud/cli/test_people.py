@@ -103,6 +103,12 @@ def test_an_export_is_checked_without_the_server_and_tampering_is_found(office: 
     assert "is the last" in office.call("audit", "verify", path, "--server-head", expect=1).err
 
 
+def test_what_the_servers_loops_do_comes_from_the_server(office: Office) -> None:
+    with office.device("joins-by-itself"):
+        rows = office.json("audit", "list", "--subject", "device/joins-by-itself")
+    assert [(row["action"], row["origin"]) for row in rows] == [("device.registered", {"via": "server"})]
+
+
 def test_the_record_is_listed_by_who_and_what(office: Office) -> None:
     office.call("group", "create", "listed")
     (row,) = office.json("audit", "list", "--actor", "operator", "--action", "group.created", "--limit", 1)
