@@ -12,7 +12,7 @@ from typing import Final
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 
-from cloud.access.limits import RateLimit
+from cloud.access.limits import RateLimit, network_of
 from cloud.access.passwords import verify
 from cloud.api.backend import Backend
 from cloud.console import templating
@@ -61,7 +61,7 @@ async def log_in(request: Request) -> Response:
     limits: Limits = request.app.state.limits
     code = form.text("code")
     address = address_of(request)
-    wait_s = limits.wait_s(address, name or hashlib.sha256(code.encode()).hexdigest(), time.monotonic())
+    wait_s = limits.wait_s(network_of(address), name or hashlib.sha256(code.encode()).hexdigest(), time.monotonic())
     if wait_s:
         wait = math.ceil(wait_s)
         said = f"There were too many tries. Nobody was logged in; try again in {wait} s."
