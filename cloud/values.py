@@ -86,7 +86,7 @@ class GroupView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupTrial:
-    """What a query for a group finds now: ids of the product's devices, of which there are `devices`.
+    """What a query for a group finds now: `matched` of the product's `devices`; `matches` are ids, maybe not of all.
 
     `follows_versions`: an update can make a device join or leave. `nobody_has` are components that it looks at, and
     that no device and no firmware of the product has.
@@ -94,6 +94,7 @@ class GroupTrial:
 
     query: str
     matches: tuple[str, ...]
+    matched: int
     devices: int
     follows_versions: bool
     nobody_has: tuple[str, ...]
@@ -147,6 +148,16 @@ class FirmwareView:
             data_schema=self.data_schema,
             reads_schemas=self.reads_schemas,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningView:
+    """How many devices run an image; what they run need not be firmware of this server."""
+
+    component: str
+    version: str
+    digest: str
+    devices: int
 
 
 # Releases

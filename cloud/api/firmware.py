@@ -5,7 +5,7 @@ from fastapi import APIRouter
 from cloud.api.access import seen_products
 from cloud.api.backend import CallerDep, Server
 from cloud.api.naming import find_firmware, find_product
-from cloud.values import FirmwareView
+from cloud.values import FirmwareView, RunningView
 
 router = APIRouter(tags=["firmware"])
 
@@ -20,6 +20,13 @@ def list_firmware(
         find_product(server.store, product)
     found = server.store.catalog.firmwares(product, component)
     return tuple(it for it in found if products is None or it.product in products)
+
+
+@router.get("/products/{product}/running")
+def show_running(server: Server, product: str) -> tuple[RunningView, ...]:
+    """Return how many devices run which image of each component."""
+    find_product(server.store, product)
+    return server.store.metrics.running(product)
 
 
 @router.get("/firmware/{product}/{component}/{version}")

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from cloud.api.backend import CallerDep, Server, Watched
 from cloud.api.documents import SystemPage
 from cloud.api.exposition import expose
+from cloud.auditing import Verdict, verify
 from cloud.retention import HOUR_MS
 from cloud.values import AuditHead, AuditView
 from protocol.identity import MAX_INTEGER
@@ -87,6 +88,12 @@ def list_audit(  # noqa: PLR0917 - one parameter a query field
 def show_audit_head(server: Server) -> AuditHead:
     """Return the newest decision's number and hash: whoever keeps it elsewhere can tell if rows were cut off."""
     return server.store.audit.head()
+
+
+@router.get("/audit/verification")
+def verify_audit(server: Server) -> Verdict:
+    """Check the hash of every decision here; `fleetlift audit verify` does so without trusting the server."""
+    return verify(line for lines in server.store.audit.export() for line in lines.removesuffix("\n").split("\n"))
 
 
 @router.get("/audit/export", response_class=StreamingResponse, responses=_LINES)

@@ -11,10 +11,13 @@ from typing import Final, Generic, TypeVar
 
 from cloud.api.backend import Backend
 from cloud.api.documents import ReleaseProgress
+from cloud.api.firmware import show_running
 from cloud.api.releases import progress_of, show_release
 from cloud.api.rollouts import RolloutPage, show_rollout
+from cloud.api.system import verify_audit
+from cloud.auditing import Verdict
 from cloud.store.errors import NotFoundError
-from cloud.values import ProductView, ReleaseMetrics, ReleaseView
+from cloud.values import ProductView, ReleaseMetrics, ReleaseView, RunningView
 from cloud.watching import MANY, SHARE, Watching
 
 T = TypeVar("T")
@@ -85,6 +88,8 @@ class Counts:
         told = server.changes.bump
         self._progress = Glances(lambda it: progress_of(server, watching, it, SHOWN), told)
         self._metrics = Glances(lambda it: show_release(server, it).metrics, told)
+        self._running = Glances(lambda it: show_running(server, it), told)
+        self._chain = Glances(lambda _: (verify_audit(server), int(time.time() * 1000)), told)
         self._rollouts = Glances(lambda it: show_rollout(server, it), told)
 
     @staticmethod
@@ -99,6 +104,14 @@ class Counts:
     def metrics(self, release: ReleaseView, *, large: bool) -> ReleaseMetrics | None:
         """Return what became of a release."""
         return self._metrics.get(release.release_id) if large else self._metrics.now(release.release_id)
+
+    def running(self, product: ProductView) -> tuple[RunningView, ...] | None:
+        """Return how many devices of a product run which image."""
+        return (self._running.get if self.is_large(product) else self._running.now)(product.product)
+
+    def chain(self) -> tuple[Verdict, int] | None:
+        """Return what the hashes of the record of decisions say, and when that was found."""
+        return self._chain.get("")
 
     def rollout(self, release: ReleaseView, *, large: bool) -> RolloutPage | None:
         """Return where a release that has a plan stands with it; status and phase may be older than the release's."""

@@ -19,6 +19,7 @@ from cloud.store.engine import Change
 from cloud.store.errors import ConflictError
 from cloud.store.groups import members_of, regrouped
 from cloud.store.lookup import batches
+from cloud.store.query_conditions import condition
 from cloud.store.situations import DeviceIds, ids_of
 from protocol.identity import Installed
 from protocol.values import MAX_GROUPS
@@ -70,6 +71,20 @@ def fill(change: Change, group: GroupRow) -> tuple[list[str], list[str]]:
 def matching(query: Query, devices: Mapping[str, Candidate]) -> tuple[str, ...]:
     """Return the ids of the devices of which a query is true."""
     return tuple(sorted(device_id for device_id, device in devices.items() if query.matches(device)))
+
+
+def found_by(session: Session, product: str, query: Query, limit: int | None) -> tuple[tuple[str, ...], int]:
+    """Return the ids of the devices of which a query is true, the first `limit` of them, and how many there are."""
+    true_of = condition(session, product, query.expression)
+    if true_of is None:
+        devices = candidates(session, product, ids_of(product), with_components=bool(query.components))
+        found = matching(query, devices)
+        return found[:limit], len(found)
+    ids = select_columns(col(DeviceRow.id)).where(col(DeviceRow.product) == product, true_of)
+    some = tuple(sorted(session.execute(ids.order_by(col(DeviceRow.id)).limit(limit)).scalars()))
+    if limit is None or len(some) < limit:
+        return some, len(some)
+    return some, session.execute(select_columns(func.count()).select_from(ids.subquery())).scalar_one()
 
 
 def nobody_has(session: Session, product: str, query: Query) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from sqlmodel import col, select
 from cloud.groups_query import Query
 from cloud.models import GroupRow, MembershipRow, ReleaseRow
 from cloud.store.audit import audit
-from cloud.store.dynamic_groups import candidates, check_few_dynamic, fill, matching, nobody_has
+from cloud.store.dynamic_groups import candidates, check_few_dynamic, fill, found_by, nobody_has
 from cloud.store.engine import Database
 from cloud.store.errors import ConflictError
 from cloud.store.groups import add_member, group_view, insert_at, members_of, number, ranked, regrouped
@@ -90,16 +90,17 @@ class Grouping:
                 )
             return group_view(change.session, row)
 
-    def try_query(self, product: str, query: str) -> GroupTrial:
-        """Tell which devices a query is true of now; changes nothing."""
+    def try_query(self, product: str, query: str, *, limit: int | None = None) -> GroupTrial:
+        """Tell which devices a query is true of now, the ids of `limit` of them; changes nothing."""
         parsed = Query.parse(query)
         with self._database.reading() as session:
             product_row(session, product)
-            devices = candidates(session, product, ids_of(product), with_components=bool(parsed.components))
+            matches, matched = found_by(session, product, parsed, limit)
             return GroupTrial(
                 query=parsed.text,
-                matches=matching(parsed, devices),
-                devices=len(devices),
+                matches=matches,
+                matched=matched,
+                devices=session.exec(select(func.count()).select_from(ids_of(product).subquery())).one(),
                 follows_versions=parsed.follows_versions,
                 nobody_has=nobody_has(session, product, parsed),
             )

@@ -15,7 +15,7 @@ from cloud.store.channels import channel_key, in_channel
 from cloud.store.engine import Database
 from cloud.store.lookup import release_row
 from cloud.store.situations import ids_of
-from cloud.values import ChannelKey, ReleaseMetrics
+from cloud.values import ChannelKey, ReleaseMetrics, RunningView
 from protocol.identity import EVERYONE
 from protocol.manifest import ANY_HARDWARE
 from protocol.phases import Outcome, Reason
@@ -50,6 +50,21 @@ class Metrics:
         )
         with self._database.reading() as session:
             return dict(session.exec(query).all())
+
+    def running(self, product: str) -> tuple[RunningView, ...]:
+        """Return how many devices run which image, by component and version."""
+        query = select_columns(col(ComponentRow.component), col(ComponentRow.version), col(ComponentRow.digest))
+        counted = (
+            query.add_columns(func.count())
+            .where(col(ComponentRow.device_id).in_(ids_of(product)))
+            .group_by(col(ComponentRow.component), col(ComponentRow.version), col(ComponentRow.digest))
+            .order_by(col(ComponentRow.component), col(ComponentRow.version), col(ComponentRow.digest))
+        )
+        with self._database.reading() as session:
+            return tuple(
+                RunningView(component=component, version=version, digest=digest, devices=devices)
+                for component, version, digest, devices in session.execute(counted)
+            )
 
     def online(self) -> Mapping[str, tuple[int, int]]:
         """Return per product (devices online, devices)."""

@@ -20,8 +20,8 @@ WITHOUT_TOKEN: Final = {"show_trust", "enrol", "renew", "live", "ready"}
 """What devices come to with a token of their own, and probes."""
 EVERYBODY: Final = {"show_system", "show_me", "list_tokens", "create_token", "create_login_code"}
 SERVER: Final = {
-    VIEWER: {"list_audit", "show_audit_head", "export_audit", "show_metrics", "list_authorities", "list_dependants"}
-    | {"show_person"},
+    VIEWER: {"list_audit", "show_audit_head", "verify_audit", "export_audit", "show_metrics", "list_authorities"}
+    | {"list_dependants", "show_person"},
     ADMIN: {"create_product", "accept_metadata", "prepare_online_key", "rotate_authority", "retire_authority"}
     | {"add_person", "change_person", "set_password", "revoke_token"},
 }
@@ -32,7 +32,8 @@ PRODUCTS: Final = {
     | {"show_blob", "show_standing", "show_metadata", "show_product", "show_group", "explain_match", "try_query"}
     | {"show_firmware", "show_matrix", "show_device", "show_history", "show_decisions", "show_why"}
     | {"show_device_timeline", "list_certificates", "show_release", "show_progress", "show_rollout", "show_needs"}
-    | {"show_release_timeline", "show_ota", "show_set", "show_webhook"},
+    | {"show_release_timeline", "show_ota", "show_set", "show_webhook"}
+    | {"show_fleet", "list_attention", "show_fleet_history", "show_running"},
     OPERATOR: {"enrol_device", "prepare_devices", "import_fleet", "create_enrolment_token", "revoke_enrolment_token"}
     | {"lock_device", "unlock_device", "revoke_device", "take_turn_away", "create_ota", "cancel_ota"}
     | {"change_devices"}
@@ -47,7 +48,7 @@ PRODUCTS: Final = {
 """What takes a role for the product that it is about."""
 
 ANYWHERE: Final = {name for name in PRODUCTS[VIEWER] if name.startswith("list_") and name != "list_certificates"} | {
-    *("show_blob", "show_standing", "show_metadata", "put_blob", "create_set")
+    *("show_blob", "show_standing", "show_metadata", "put_blob", "create_set", "show_fleet", "show_fleet_history")
 }
 """What a role for any product is enough for: lists show what belongs to one's own."""
 
