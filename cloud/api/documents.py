@@ -78,9 +78,10 @@ class GroupChange(Document):
 
 
 class QueryTrial(Document):
-    """A query that a group may be made with, and a device to ask it of in particular."""
+    """A query that a group may be made with, and a device to ask it of in particular; `limit` ids are answered."""
 
     query: QueryText
+    limit: Annotated[int, Field(strict=True, ge=0, le=MAX_INTEGER)] | None = None
     device_id: str | None = None
 
 
