@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -60,6 +60,11 @@ class Refusals:
         """Return what was refused of a device since the server started, by kind and code, the last one first."""
         with self._lock:
             return tuple(reversed(self._devices.get(device_id, {}).values()))
+
+    def all(self) -> Mapping[str, tuple[RefusedMessage, ...]]:
+        """Return what was refused by device (or topic, where that names none), as `of` does for one."""
+        with self._lock:
+            return {who: tuple(reversed(kept.values())) for who, kept in self._devices.items()}
 
     def _keep(self, who: str, kind: str, code: str, sentence: str, at_ms: int) -> bool:
         kept = self._devices.setdefault(who, {})

@@ -20,6 +20,7 @@ from cloud.intake import Intake
 from cloud.pki.authorities import Authorities
 from cloud.refusals import Refusals
 from cloud.store.store import Store
+from cloud.surveying import Surveying
 from cloud.trust import MetadataRepository
 from cloud.watching import Watching
 from cloud.webhooks.secret_files import SecretFiles
@@ -107,7 +108,13 @@ def _watching(request: Request) -> Watching:
     return watching
 
 
+def _surveying(request: Request) -> Surveying:
+    surveying: Surveying = request.app.state.surveying
+    return surveying
+
+
 Server = Annotated[Backend, Depends(backend_of)]
 Actor = Annotated[str, Depends(_actor_of)]
 """The name of the person who asks, for the record of decisions."""
 Watched = Annotated[Watching, Depends(_watching)]
+Surveyed = Annotated[Surveying, Depends(_surveying)]

@@ -1,4 +1,4 @@
-"""What `fleetlift serve` runs beside the service: telling webhooks, seeing who went quiet, forgetting what is old."""
+"""What `fleetlift serve` runs beside the service: webhooks, who went quiet, samples of the fleet, forgetting."""
 
 import random
 import ssl
@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from cloud.changes import Changes
 from cloud.config import Home, Settings
 from cloud.retention import QuietWatch, Retention
+from cloud.sampling import Sampling
 from cloud.store.store import Store
 from cloud.tls import client_context
 from cloud.webhooks.deliverer import Deliverer
@@ -43,4 +44,9 @@ def beside(
     )
     retention = Retention(store, max_rows=events.max_rows, max_age_days=events.max_age_days, give_up_s=pace.give_up_s)
     quiet = QuietWatch(store, changes, after_hours=settings.devices.quiet_after_hours)
-    return {"webhooks": deliverer.run, "retention": retention.step, "quiet": quiet.step}
+    return {
+        "webhooks": deliverer.run,
+        "retention": retention.step,
+        "quiet": quiet.step,
+        "sampling": Sampling(store.samples).step,
+    }

@@ -9,6 +9,7 @@
     store.tokens     what speaks to the API                     store.sessions  who is logged in to the console
     store.enrolment  tokens that let devices enrol              store.certificates  what devices are known by
     store.events     what happened, for timelines               store.webhooks  who is told of it, and what was taken
+    store.attention  which devices need somebody, and why       store.samples   the fleet over time
 
 Every method is synchronous and safe to call from any thread: changes take turns (one writer), reads run beside them.
 A method that changes something raises StoreError's children, and then has changed nothing. `by` names who decides.
@@ -20,6 +21,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from cloud.store.attention import Attention
 from cloud.store.audit import Audit
 from cloud.store.bulk import Bulk
 from cloud.store.catalog import Catalog
@@ -39,6 +41,7 @@ from cloud.store.quiet import Quiet
 from cloud.store.redundancy import Redundancy
 from cloud.store.releases import Releases
 from cloud.store.rollouts import Rollouts
+from cloud.store.samples import Samples
 from cloud.store.sessions import Sessions
 from cloud.store.standings import Standings
 from cloud.store.tokens import Tokens
@@ -73,6 +76,8 @@ class Store:
         self.standings = Standings(database)
         self.overview = Overview(database)
         self.quiet = Quiet(database)
+        self.attention = Attention(database)
+        self.samples = Samples(database)
         self.webhooks = Webhooks(database)
 
     @classmethod
