@@ -61,7 +61,7 @@ def test_a_webhook_is_disabled_enabled_and_removed(api: Api) -> None:
     assert not (api.home.home.webhooks / "pager").exists()
     assert "there is no webhook" in api.refusal("GET", "/webhooks/pager", status=404)[1]
     actions = [row["action"] for row in api("GET", "/audit", params={"subject": "webhook/pager"})]
-    assert actions == ["webhook.added", "webhook.disabled", "webhook.enabled", "webhook.removed"]
+    assert actions == ["webhook.added", "webhook.disabled", "webhook.enabled", "webhook.tested", "webhook.removed"]
 
 
 def test_a_timeline_goes_on_where_it_was_left(api: Api) -> None:

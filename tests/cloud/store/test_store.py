@@ -343,7 +343,7 @@ def test_a_database_of_a_newer_version_is_refused_and_left_alone(store: Store, u
         Store.open(url, clock)
 
     said = str(refused.value)
-    assert "was written by a newer version of Fleetlift (schema 9999; this one knows up to 0003)" in said
+    assert "was written by a newer version of Fleetlift (schema 9999; this one knows up to 0004)" in said
     assert "Nothing was changed. Start the newer version, or restore a backup" in said
     assert list(connection.iterdump()) == dump
     connection.close()
