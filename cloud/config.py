@@ -143,6 +143,13 @@ class WebhookSettings(_Section):
     """What receivers' certificates are checked by (PEM); without it, by the system's list."""
 
 
+class ConsoleSettings(_Section):
+    """The console in the browser."""
+
+    confirm_above: int = Field(default=10, ge=0)
+    """Devices from which on their number has to be typed before a release reaches them."""
+
+
 class LogSettings(_Section):
     """What the server says about its work, on standard error."""
 
@@ -159,6 +166,7 @@ class Settings(_Section):
     devices: DeviceSettings = DeviceSettings()
     events: EventSettings = EventSettings()
     webhooks: WebhookSettings = WebhookSettings()
+    console: ConsoleSettings = ConsoleSettings()
     log: LogSettings = LogSettings()
 
 

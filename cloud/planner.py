@@ -88,18 +88,22 @@ class Forecast:
     def verdicts(
         self, only: str | None = None, *, after: str = "", limit: int | None = None
     ) -> tuple[tuple[str, str, str], ...]:
-        """Return devices by id, each with its verdict and why: all, or those of one verdict, so many after an id."""
+        """Return devices by id, each with its verdict and why: all, or those of one verdict; after an id.
+
+        With a `limit`, so many of each verdict.
+        """
         ids = self.fleet.device_ids
-        found = sorted(
-            (ids[position], position, fate.verdict, number)
-            for number, fate in enumerate(self.fates)
-            if only in (None, fate.verdict)
-            for position in fate.alike.positions
-            if ids[position] > after
-        )
+        found: dict[str, list[tuple[str, int, int]]] = {}
+        for number, fate in enumerate(self.fates):
+            if only in (None, fate.verdict):
+                some = ((ids[position], position, number) for position in fate.alike.positions)
+                found.setdefault(fate.verdict, []).extend(it for it in some if it[0] > after)
         return tuple(
-            (device_id, verdict, self._detail(self.fates[number], position))
-            for device_id, position, verdict, number in found[:limit]
+            sorted(
+                (device_id, verdict, self._detail(self.fates[number], position))
+                for verdict, of in found.items()
+                for device_id, position, number in sorted(of)[:limit]
+            )
         )
 
     def _detail(self, fate: Fate, position: int) -> str:

@@ -73,7 +73,7 @@ def show_why(server: Server, device_id: str) -> DeviceWhy:
 class PlanRequest(ForecastRequest):
     """A release that may be made; with `devices` each device's verdict is told, too.
 
-    Of many, those of one `verdict` alone, and `limit` of them, by id `after` the last one of the answer before.
+    Of many, those of one `verdict` alone, or `limit` of each; by id, `after` the last one of the answer before.
     """
 
     devices: Annotated[bool, Field(strict=True)] = False

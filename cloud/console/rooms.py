@@ -3,6 +3,13 @@
 from types import ModuleType
 from typing import Final
 
-from cloud.console import channels, overview, products, releases
+from cloud.console import channels, overview, products, release_again, release_forms, releases
 
-ROOMS: Final[tuple[ModuleType, ...]] = (overview, products, channels, releases)
+ROOMS: Final[tuple[ModuleType, ...]] = (
+    overview,
+    products,
+    channels,
+    release_forms,
+    release_again,
+    releases,
+)

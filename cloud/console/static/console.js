@@ -86,5 +86,10 @@
     for (const box of boxes) box.checked = event.target.checked;
   });
 
+  // Times that are typed are meant in the reader's own zone, and the field says so.
+  for (const zone of document.querySelectorAll("input[data-zone]")) {
+    if (!zone.value) zone.value = Intl.DateTimeFormat().resolvedOptions().timeZone || "UTC";
+  }
+
   localTimes(document);
 })();

@@ -1,0 +1,117 @@
+"""Before a release reaches anybody: whom it reaches, whom not and why, and the number that has to be typed.
+
+What is shown is the API's plan, whose hash binds the decision: if the world is another one when it is confirmed,
+nothing is released, and the new plan is shown.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Final
+
+from fastapi import Response
+
+from cloud.api.documents import ForecastRequest
+from cloud.api.preflight import PlannedDevice, PlanRequest, ReleasePlan, check_plan, plan_release
+from cloud.console.forms import CSRF_FIELD, RefusedError
+from cloud.console.templating import grouped
+from cloud.console.visiting import Visiting
+
+A_FEW: Final = 40
+"""Devices of each verdict that are named at first."""
+A_PAGE: Final = 500
+"""Devices of one verdict when more are asked for."""
+TAKES: Final = "takes"
+STEPS: Final = frozenset({CSRF_FIELD, "step", "count", "plan_hash", "reach", "page"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What is about to be released, and how its page speaks of it."""
+
+    title: str
+    crumbs: tuple[tuple[str, str], ...]
+    action: str
+    button: str
+    body: Mapping[str, Any]
+    says: tuple[str, ...] = ()
+    plan_line: str = ""
+    may_release: bool = True
+    back: str = ""
+    """Where it is left to; without it the form before is shown again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdicts:
+    """Devices of one verdict: how many, and some of them; `more` asks for those after them."""
+
+    name: str
+    count: int
+    devices: tuple[PlannedDevice, ...]
+    more: str
+    is_open: bool
+
+
+def ask(visit: Visiting, question: Question, *, refused: str = "") -> Response:
+    """Show what a release would do, and ask whether to do it; RefusedError if it cannot be planned."""
+    only, _, after = visit.form.text("page").partition(" ")
+    request: dict[str, Any] = {"devices": True, "limit": A_PAGE if only else A_FEW, "after": after}
+    body = dict(question.body) | request | ({"verdict": only} if only else {})
+    plan = visit.do(
+        "plan_release",
+        lambda: plan_release(visit.server, visit.name, PlanRequest(**body)),
+        product=question.body["product"],
+    )
+    reach = plan.counts.get(TAKES, 0)
+    status = HTTPStatus.CONFLICT if refused else HTTPStatus.OK
+    return visit.page(
+        "release_review.html",
+        status=status,
+        question=question,
+        plan=plan,
+        reach=reach,
+        devices=sum(plan.counts.values()),
+        verdicts=_verdicts(plan, only),
+        typed=has_to_type(visit, reach),
+        fields=[(name, text) for name, texts in visit.form.fields.items() if name not in STEPS for text in texts],
+        refused=refused,
+    )
+
+
+def has_to_type(visit: Visiting, reach: int) -> bool:
+    """Whether so many devices are too many for a click."""
+    return reach > visit.server.settings.console.confirm_above
+
+
+def check_typed(visit: Visiting, reach: int) -> None:
+    """Raise RefusedError unless the number of devices was typed, where there are many."""
+    typed = visit.form.text("count").replace(" ", "").replace("\N{NARROW NO-BREAK SPACE}", "").replace(",", "")
+    if has_to_type(visit, reach) and typed != str(reach):
+        said = f"You typed {typed[:20]!r}" if typed else "The number of devices was not typed"
+        raise RefusedError(f"{said}, and it reaches {grouped(reach)}. Nothing was released; type the number to go on.")
+
+
+def check_as_planned(visit: Visiting, body: Mapping[str, Any]) -> None:
+    """Raise RefusedError unless what a release would do is what was shown, and its number was typed."""
+    made = visit.do(
+        "check_plan",
+        lambda: check_plan(visit.server, visit.form.text("plan_hash"), ForecastRequest(**body)),
+        product=body["product"],
+    )
+    check_typed(visit, made.counts.get(TAKES, 0))
+
+
+def _verdicts(plan: ReleasePlan, only: str) -> list[Verdicts]:
+    by_name: dict[str, list[PlannedDevice]] = {}
+    for device in plan.devices or ():
+        by_name.setdefault(device.verdict, []).append(device)
+    return [
+        Verdicts(
+            name=name,
+            count=count,
+            devices=tuple(some := by_name.get(name, [])),
+            more=f"{name} {some[-1].device_id}" if len(some) in (A_FEW, A_PAGE) and len(some) < count else "",
+            is_open=name == (only or TAKES),
+        )
+        for name, count in sorted(plan.counts.items(), key=lambda it: (it[0] != TAKES, -it[1]))
+    ]
