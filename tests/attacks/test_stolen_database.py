@@ -47,8 +47,10 @@ def test_nothing_in_a_stolen_database_opens_anything(fleet: Fleet) -> None:
             assert answer.status_code == 401, text
         tokens = [text[:22] for text in credentials if TOKEN.match(text)]
         csr = request_of(new_key())
-        for text in tokens:
-            assert http.post("/enrolment", json=wish(text, "thief", csr)).status_code in (403, 422), text
+        for number, text in enumerate(tokens):
+            elsewhere = {"X-Forwarded-For": f"2001:db8:0:{number:x}::1"}  # who is refused too often has to wait
+            answer = http.post("/enrolment", json=wish(text, "thief", csr), headers=elsewhere)
+            assert answer.status_code in (403, 422), text
         assert tokens
         good = http.get("/system", headers={"Authorization": f"Bearer {operator}"})
         assert good.status_code == 200, "the very same way, with what is right"
