@@ -17,7 +17,7 @@ from tests.cloud.homes import MODEL, PRODUCT, Api, open_home, serve_api
 from tests.cloud.pki.requesting import new_key, request
 from tests.cloud.visitors import OTHER, routes_of
 
-READING = {"forecast_release", "check_plan", "try_query"}
+READING = {"forecast_release", "check_plan", "find_same_release", "try_query"}
 """They are asked with a body, and change nothing."""
 NOT_THE_OPERATORS = {"renew", "enrol"}
 ON_EVIDENCE = {"roll_back", "promote_release", "take_turn_away"}

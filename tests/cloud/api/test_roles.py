@@ -37,7 +37,7 @@ PRODUCTS: Final = {
     OPERATOR: {"enrol_device", "prepare_devices", "import_fleet", "create_enrolment_token", "revoke_enrolment_token"}
     | {"lock_device", "unlock_device", "revoke_device", "take_turn_away", "create_ota", "cancel_ota"}
     | {"change_devices"}
-    | {"change_members", "change_set_members", "forecast_release", "plan_release", "check_plan"}
+    | {"change_members", "change_set_members", "forecast_release", "plan_release", "check_plan", "find_same_release"}
     | {"pause_release", "resume_release", "abort_rollout", "retry_release"},
     MANAGER: {"put_blob", "publish_role", "create_release", "release_by_plan", "roll_back", "promote_release"}
     | {"advance_rollout", "approve_rollout", "create_group", "change_group", "delete_group", "create_set"}

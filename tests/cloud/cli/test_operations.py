@@ -121,6 +121,7 @@ COMMANDS: Final = {
 FOR_PROGRAMS: Final = {
     *("list_attempts", "list_events", "show_metrics", "show_decisions", "show_blob", "show_audit_head"),
     *("show_me", "show_system", "enrol_device", "forecast_release", "check_plan", "release_by_plan"),
+    *("show_fleet", "show_fleet_history", "show_running", "list_attention", "verify_audit"),
     *("find_same_release", "explain_match", "list_dependants", "change_devices"),
 }
 """Operations that are no command of their own; `ota`, `release push`, `group test` and others call some of them."""
