@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from sqlmodel import Session, col, select
 
 from cloud.fleet import DeviceView, OtaView, PinView
-from cloud.models import ComponentRow, DeviceRow, FirmwareRow, OtaRow, PinRow
+from cloud.models import ComponentRow, DeviceRow, FirmwareRow, GroupRow, MembershipRow, OtaRow, PinRow
 from cloud.store.lookup import batches
 from cloud.store.otas import ota_view
-from cloud.store.situations import assignments, ids_of
 from protocol.codec import structure
+from protocol.identity import EVERYONE
 from protocol.phases import Phase
 from protocol.up import Availability, DeviceState
 from protocol.values import ComponentState
@@ -23,12 +23,11 @@ def device_views(session: Session, rows: Sequence[DeviceRow]) -> tuple[DeviceVie
     found: list[DeviceView] = []
     for some in batches(rows):
         ids = [row.id for row in some]
-        groups: dict[str, tuple[str, ...]] = {}
-        for product in {row.product for row in some}:
-            decided = assignments(session, product, ids_of(product, device_ids=ids))
-            groups |= {device_id: assignment.groups for device_id, assignment in decided.items()}
-        components, pins, otas = _components(session, ids), _pins(session, ids), _otas(session, ids)
-        found += [_view(row, groups[row.id], components[row.id], pins[row.id], otas[row.id]) for row in some]
+        groups, components = _groups(session, ids), _components(session, ids)
+        pins, otas = _pins(session, ids), _otas(session, ids)
+        found += [
+            _view(row, (*groups[row.id], EVERYONE), components[row.id], pins[row.id], otas[row.id]) for row in some
+        ]
     return tuple(found)
 
 
@@ -65,6 +64,24 @@ def _view(
         journal_through=row.ack_through,
         revoked_at_ms=row.revoked_at_ms,
     )
+
+
+def _groups(session: Session, ids: Sequence[str]) -> dict[str, list[str]]:
+    """Return the groups of devices in rank order, `everyone` apart."""
+    query = (
+        select(MembershipRow.device_id, MembershipRow.group_name)
+        .join(
+            GroupRow,
+            (col(GroupRow.product) == col(MembershipRow.product))
+            & (col(GroupRow.name) == col(MembershipRow.group_name)),
+        )
+        .where(col(MembershipRow.device_id).in_(ids))
+        .order_by(col(GroupRow.rank), col(GroupRow.name))
+    )
+    found: dict[str, list[str]] = defaultdict(list)
+    for device_id, group in session.exec(query):
+        found[device_id].append(group)
+    return found
 
 
 def _components(session: Session, ids: Sequence[str]) -> dict[str, list[ComponentState]]:

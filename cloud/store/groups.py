@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import func
 from sqlmodel import Session, col, select
 
-from cloud.models import GroupRow, MembershipRow
+from cloud.models import DeviceRow, GroupRow, MembershipRow
 from cloud.store.engine import Change
 from cloud.store.errors import ConflictError, InvalidError
 from cloud.store.lookup import batches, device_row, group_row
@@ -84,7 +84,8 @@ def regrouped(change: Change, product: str, device_ids: Sequence[str]) -> None:
 
 def group_view(session: Session, row: GroupRow) -> GroupView:
     """Return a group as others see it."""
-    devices = select(func.count()).select_from(ids_of(row.product, group=row.name).subquery())
+    of, members = (col(DeviceRow.product), ()) if row.name == EVERYONE else (col(MembershipRow.product), (row.name,))
+    devices = select(func.count()).where(of == row.product, *(col(MembershipRow.group_name) == it for it in members))
     return GroupView(
         product=row.product,
         group=row.name,

@@ -190,7 +190,7 @@ class _Assigned:
         of = _columns(MembershipRow)
         memberships = (
             select_columns(of["device_id"], of["group_name"])
-            .where(of["device_id"].in_(ids), of["product"] == product)
+            .where(of["device_id"].in_(ids))  # not of the product, too: for one device all of its members were read
             .order_by(of["device_id"])
             .execution_options(**_STREAMED)
         )
