@@ -100,8 +100,10 @@ class Story:
         yield "patch_release", "PATCH", "/releases/{release}", {"percentage": 70}
         yield "create_release", "POST", "/releases", CHANNEL | {"version": "1.2.0", "plan": PLAN | {"approvals": 1}}
         yield "approve_rollout", "POST", "/releases/{release}/approve", None
-        for verb, body in (("pause", {"why": "x"}), ("resume", None), ("advance", None), ("retry", None)):
-            yield f"{verb}_rollout", "POST", f"/releases/{{release}}/{verb}", body
+        yield "pause_release", "POST", "/releases/{release}/pause", {"why": "x"}
+        yield "resume_release", "POST", "/releases/{release}/resume", None
+        yield "advance_rollout", "POST", "/releases/{release}/advance", None
+        yield "retry_rollout", "POST", "/releases/{release}/retry", None
         yield "abort_rollout", "POST", "/releases/{release}/abort", {"why": "x"}
         hook = {"name": "pager", "url": "https://hooks.example/x", "product": PRODUCT}
         yield "add_webhook", "POST", "/webhooks", hook
