@@ -103,7 +103,7 @@ class Story:
         yield "pause_release", "POST", "/releases/{release}/pause", {"why": "x"}
         yield "resume_release", "POST", "/releases/{release}/resume", None
         yield "advance_rollout", "POST", "/releases/{release}/advance", None
-        yield "retry_rollout", "POST", "/releases/{release}/retry", None
+        yield "retry_release", "POST", "/releases/{release}/retry", None
         yield "abort_rollout", "POST", "/releases/{release}/abort", {"why": "x"}
         hook = {"name": "pager", "url": "https://hooks.example/x", "product": PRODUCT}
         yield "add_webhook", "POST", "/webhooks", hook
