@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Tests wait more than they work: two for each core.
 WORKERS ?= 4
-.PHONY: sync check test demo bench fuzz serve samples lock
+.PHONY: sync check test demo bench fuzz serve samples docs lock
 
 sync: .venv/.synced
 .venv/.synced: requirements/dev.txt pyproject.toml
@@ -24,6 +24,8 @@ fuzz: sync # FUZZ="--runs 10000 --only 'message.*'" for less
 	nice -n 19 $(BIN)/python -m tests.fuzz.run $(FUZZ)
 samples: sync
 	$(BIN)/python -m firmware_samples.build
+docs: sync # into build/docs; every warning is an error
+	$(BIN)/python -m sphinx -q -E -a -W --keep-going -b html docs build/docs
 lock: # needs uv; rewrites the pinned requirements from pyproject.toml
 	for set in agent dev; do uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 	  --no-emit-index-url --no-annotate $$(test $$set = dev && echo --extra dev) -o requirements/$$set.txt pyproject.toml; done

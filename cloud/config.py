@@ -76,10 +76,13 @@ class BrokerSettings(_Section):
     """Which MQTT broker; without `url` one is started, for devices on `embedded_port`, for us on `cloud_port`."""
 
     url: str | None = None
+    """Where the server reaches a broker that runs by itself, mqtts://host:8884; without it, one is started."""
     device_url: str | None = None
     """What devices reach the broker by, when that is another address; enrolled devices are told it."""
     embedded_port: int = Field(default=DEFAULT_BROKER_PORT, ge=0, le=65535)
+    """The devices' port of the broker that is started."""
     cloud_port: int = Field(default=DEFAULT_CLOUD_PORT, ge=0, le=65535)
+    """The server's own port of the broker that is started."""
     directory: str = "../broker"
     """The broker's own files: the server writes certificates, access rules and revocations there."""
     reload_command: list[str] = []
@@ -89,8 +92,11 @@ class BrokerSettings(_Section):
     certificate_file: str | None = "tls/cloud.pem"
     """The server's certificate and key for the broker, in one PEM file."""
     topic_root: str = DEFAULT_ROOT
+    """What all topics begin with."""
     username: str | None = None
+    """The server's user name at a broker without certificates."""
     password_file: str | None = None
+    """The file with its password."""
 
     @field_validator("url", "device_url")
     @classmethod
@@ -114,8 +120,11 @@ class StorageSettings(_Section):
     database: str = "fleetlift.db"
     """A file (SQLite), or the URL of a PostgreSQL database, postgresql://user@host/name."""
     blobs: str = "blobs"
+    """The images, by their digests."""
     metadata: str = "metadata"
+    """The signed metadata."""
     keys: str = "keys"
+    """The server's own key, which signs snapshots, timestamps and notices."""
 
 
 class DeviceSettings(_Section):
@@ -133,7 +142,9 @@ class EventSettings(_Section):
     """How long what happened is kept, for timelines and webhooks."""
 
     max_rows: int = Field(default=1_000_000, ge=1000)
+    """How many events are kept."""
     max_age_days: int = Field(default=400, ge=4)
+    """How old they become."""
 
 
 class WebhookSettings(_Section):
@@ -154,7 +165,9 @@ class LogSettings(_Section):
     """What the server says about its work, on standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
+    """From which level on something is said."""
     format: Literal["text", "json"] = "text"
+    """Lines for people, or a JSON object a line."""
 
 
 class Settings(_Section):
@@ -174,8 +187,11 @@ class OperatorContext(_Section):
     """The whole of `context.toml`: what an operator's commands assume where no option says otherwise."""
 
     server: str = f"http://127.0.0.1:{DEFAULT_PORT}"
+    """The server's address."""
     product: str | None = None
+    """The product that is meant where none is named."""
     component: str = "app"
+    """The component that is meant where none is named."""
     ca: str | None = None
     """What the server's certificate is checked by (PEM, relative to this file); without it, by the system's list."""
 

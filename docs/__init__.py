@@ -1,0 +1,1 @@
+"""The documents, and what their site is built by."""
