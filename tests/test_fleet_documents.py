@@ -4,13 +4,12 @@ import re
 import shlex
 from pathlib import Path
 
-import click
 import pytest
 
-from cloud.cli import fleetlift
 from cloud.cli.fleet_files import read_fleet
 from cloud.groups_query import MAX_COMPARISONS, MAX_DEPTH, MAX_QUERY, Query
 from cloud.store.dynamic_groups import MAX_DYNAMIC, MAX_MEMBERSHIPS
+from tests.support.shown import problem_with
 
 DOCS = Path(__file__).parents[1] / "docs"
 DOCUMENTS = ("groups.md", "fleet-phases.md")
@@ -30,15 +29,7 @@ INLINE = [
 
 @pytest.mark.parametrize(("name", "line"), LINES + INLINE)
 def test_every_command_and_option_that_is_shown_exists(name: str, line: str) -> None:
-    command: click.Command = fleetlift
-    context = click.Context(fleetlift)
-    words = shlex.split(line)[1:]
-    while isinstance(command, click.Group):
-        found = command.get_command(context, words.pop(0))
-        assert found is not None, f"{name}: {line}"
-        command = found
-    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
-    assert [word for word in words if word.startswith("--") and word not in known] == [], f"{name}: {line}"
+    assert problem_with(line) is None, name
 
 
 def test_every_query_that_is_shown_can_be_read() -> None:
