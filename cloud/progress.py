@@ -137,8 +137,14 @@ def verdict_of(
     return Verdict.BAD if bad else Verdict.GOOD
 
 
+def may_go_on(*, enabled: bool, live: bool, status: str | None) -> bool:
+    """Return whether a release may still reach devices: by its plan's status if it has one, else if it is Live."""
+    return enabled and (live if status is None else status not in _ENDED)
+
+
 _STOPPED: Final = frozenset({"stopped_by_gate", "aborted"})
 _OVER: Final = frozenset({"completed", "overtaken"})
+_ENDED: Final = _OVER | {"aborted"}
 
 
 def _attempted(attempt: AttemptView, situation: DeviceSituation, view: DeviceView | None) -> DeviceProgress:

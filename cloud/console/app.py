@@ -18,6 +18,7 @@ from cloud.api.problems import STATUSES, ApiError
 from cloud.console import assets, live, login, rooms, templating
 from cloud.console.counts import Counts
 from cloud.console.visiting import NotLoggedInError, StaleFormError, session_cookie
+from cloud.surveying import Surveying
 from cloud.watching import Watching
 from protocol.errors import FleetliftError
 
@@ -38,11 +39,12 @@ HEADERS: Final = {
 }
 
 
-def create_console(backend: Backend, watching: Watching) -> FastAPI:
+def create_console(backend: Backend, watching: Watching, surveying: Surveying) -> FastAPI:
     """Return the console over the server's parts."""
     app = FastAPI(title="Fleetlift", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.backend, app.state.watching, app.state.streams = backend, watching, live.Streams()
     app.state.limits, app.state.counts = login.Limits(), Counts(backend, watching)
+    app.state.surveying = surveying
     for router in (assets.router, live.router, login.router, *(room.router for room in rooms.ROOMS)):
         app.include_router(router, include_in_schema=False)
     app.add_exception_handler(NotLoggedInError, _to_login)

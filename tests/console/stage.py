@@ -6,6 +6,7 @@ went away, are held, locked, and wait. Nothing is connected: it is for looking a
 
 import argparse
 import contextlib
+import math
 import random
 import signal
 import sys
@@ -23,6 +24,7 @@ from cloud.config import Home
 from cloud.device_models import DeviceAttributeRow
 from cloud.guard.policy import Gates, Phase, Policy, SilenceGate
 from cloud.models import AttemptRow, ComponentRow, DeviceRow, MembershipRow, Row
+from cloud.people_models import SampleRow
 from cloud.store.store import Store
 from cloud.values import ChannelKey, ReleaseDraft, ReleasePatch, ReleaseView
 from protocol.codec import to_plain
@@ -35,6 +37,7 @@ from tests.cloud.homes import MODEL, PRODUCT, OpenHome, open_home, serve_api
 from tests.cloud.store.fleets import HAPPY, Clock, Device, digest_of, image_of
 
 DAY_S = 86_400
+SAMPLED_S = 1200
 BATCH = 5000
 SITES = tuple(f"site-{number:02}" for number in range(1, 13))
 ANN, BEN, CAT = "ann", "ben", "cat"
@@ -51,7 +54,8 @@ def staged(directory: Path, kind: str, *, devices: int = 100_000) -> Iterator[Op
             for version in VERSIONS:
                 home.publish(version, image_of("app", version), notes=f"What is new in {version}.")
         now_s = time.time()
-        with _at(home.home, home, Clock(now_s - 21 * DAY_S)) as (store, clock):
+        with _at(home.home, home, SamplingClock(now_s - 21 * DAY_S)) as (store, clock):
+            clock.store = store
             if kind == "small":
                 _small(store, clock, now_s)
             elif kind == "huge":
@@ -59,8 +63,23 @@ def staged(directory: Path, kind: str, *, devices: int = 100_000) -> Iterator[Op
         yield home
 
 
+class SamplingClock(Clock):
+    """A clock with which a store's fleet is sampled as time passes."""
+
+    def __init__(self, now_s: float) -> None:
+        super().__init__(now_s)
+        self.store: Store | None = None
+        self.sampled_at_s = 0.0
+
+    def pass_s(self, seconds: float) -> None:
+        super().pass_s(seconds)
+        if self.store is not None and self.now_s - self.sampled_at_s >= SAMPLED_S:
+            self.sampled_at_s = self.now_s
+            self.store.samples.take()
+
+
 @contextlib.contextmanager
-def _at(where: Home, home: OpenHome, clock: Clock) -> Iterator[tuple[Store, Clock]]:
+def _at(where: Home, home: OpenHome, clock: SamplingClock) -> Iterator[tuple[Store, SamplingClock]]:
     with Store.open(database_url(where, home.settings), clock) as store:
         yield store, clock
 
@@ -175,12 +194,39 @@ def _huge(store: Store, clock: Clock, devices: int) -> None:
     now = store.releases.create(ReleaseDraft(channel=EVERYONE, version="2.0.0", percentage=60), by=ANN)
     clock.pass_s(6 * DAY_S)
     with store._database.changing() as change:
+        change.session.execute(insert(SampleRow), list(_samples(devices, change.now_ms)))
         for begin in range(0, devices, BATCH):
             batch = [
                 _rows(number, made, now, chance, change.now_ms) for number in range(begin, min(begin + BATCH, devices))
             ]
             for row in (DeviceRow, DeviceAttributeRow, ComponentRow, MembershipRow, AttemptRow):
                 change.session.execute(insert(row), [it for rows in batch for it in rows[row]])
+
+
+def _samples(devices: int, now_ms: int) -> Iterator[dict[str, Any]]:
+    """Yield a sample for each hour of three weeks: 1.1.0 came in the first, 2.0.0 in the third."""
+    for hour in range(20 * 24, -1, -1):
+        day = 20 - hour / 24
+        first, second = _taken(day - 1), _taken(day - 14)
+        counts = {"2.0.0": int(devices * 0.5 * second)}
+        counts["1.1.0"] = int(devices * 0.95 * first) - counts["2.0.0"]
+        counts["1.0.0"] = devices - sum(counts.values())
+        for component, version, count in (("", "", devices), *(("app", *it) for it in counts.items())):
+            online = int(count * (0.9 + 0.05 * math.sin(day * 2 * math.pi)))
+            if count:
+                yield {
+                    "product": PRODUCT,
+                    "component": component,
+                    "version": version,
+                    "devices": count,
+                    "at_ms": now_ms - hour * 3_600_000,
+                    "online": online,
+                }
+
+
+def _taken(days: float) -> float:
+    """Return the share of a fleet that has taken a release so long after it was made."""
+    return 1 - math.exp(-days) if days > 0 else 0.0
 
 
 def _rows(

@@ -31,6 +31,7 @@
           stroke: colour(COLOURS[index % COLOURS.length]),
           width: 2,
           spanGaps: true,
+          paths: uPlot.paths.stepped({ align: 1 }), // a count holds until the next one
           points: { show: one.points.length < 3 },
           value: (_plot, value) => value === null ? "–" : value.toLocaleString(),
         })),
