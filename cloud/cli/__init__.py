@@ -14,12 +14,14 @@ from click.shell_completion import CompletionItem
 
 from cloud.cli.api_token import api_token
 from cloud.cli.audit import audit
+from cloud.cli.client import USAGE
 from cloud.cli.completion import completion
 from cloud.cli.context import Group
 from cloud.cli.device import device
 from cloud.cli.device_sets import set_
 from cloud.cli.endings import ending
 from cloud.cli.firmware import firmware
+from cloud.cli.fleet_status import status
 from cloud.cli.group import group
 from cloud.cli.login import context, login, logout
 from cloud.cli.operating import Operator
@@ -40,7 +42,7 @@ class Heavy(NamedTuple):
 
 
 LIGHT: Final = (
-    *(release, firmware, ota, device, group, set_, product, webhook, person, api_token, audit, console),
+    *(status, release, firmware, ota, device, group, set_, product, webhook, person, api_token, audit, console),
     *(login, logout, context, completion),
 )
 HEAVY: Final[Mapping[str, Heavy]] = {
@@ -56,7 +58,7 @@ HEAVY: Final[Mapping[str, Heavy]] = {
 }
 SECTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "Updates": ("release", "firmware", "ota", "simulate"),
-    "Devices": ("device", "group", "set", "product", "token"),
+    "Devices": ("status", "device", "group", "set", "product", "token"),
     "People and trust": ("person", "api-token", "audit", "key", "ca", "operator"),
     "The server": ("init", "serve", "console", "webhook", "doctor", "demo"),
     "This command": ("login", "logout", "context", "completion"),
@@ -123,9 +125,16 @@ for _command in LIGHT:
 def main() -> int:
     """Run the command line and return the exit code; a person's mistake is a sentence, never a traceback."""
     outlive_readers()
+    if (wrong := next((word for word in sys.argv if not _is_text(word)), None)) is not None:
+        click.echo(f"fleetlift: {wrong!a} is not text (UTF-8 is expected). Nothing was done.", err=True)
+        return USAGE
     operator = Operator()
     width = None if is_terminal(sys.stdout) else PLAIN_HELP_WIDTH
     return ending(
         operator,
         lambda: fleetlift.main(prog_name="fleetlift", standalone_mode=False, obj=operator, terminal_width=width),
     )
+
+
+def _is_text(word: str) -> bool:
+    return not any("\ud800" <= char <= "\udfff" for char in word)
