@@ -8,7 +8,7 @@ from typing import Final
 from protocol.selection import Decision, Rule, Step, Verdict, Wanted
 from protocol.values import Via
 
-_ASKED: Final = {
+ASKED: Final = {
     Rule.OTA_OFF: "updates are switched on",
     Rule.BASE_ONLY: "may be updated by itself",
     Rule.PIN: "locked to a version",
@@ -65,7 +65,7 @@ def _source(wanted: Wanted) -> str:
 
 
 def _line(step: Step) -> str:
-    return f"{'yes' if step.passed else 'no':3}  {_ASKED[step.rule]}: {step.subject}: {step.saw}"
+    return f"{'yes' if step.passed else 'no':3}  {ASKED[step.rule]}: {step.subject}: {step.saw}"
 
 
 def _moment(at_ms: int | None) -> str:

@@ -93,3 +93,8 @@
 
   localTimes(document);
 })();
+
+// What a reader opened stays open when its part of the page is brought up to date.
+document.addEventListener("htmx:before:morph:attr", (event) => {
+  if (event.detail.attrName === "open" && event.target.matches("details")) event.preventDefault();
+});
