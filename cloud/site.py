@@ -31,4 +31,6 @@ class Site:
 def create_site(backend: Backend, manual: App | None = None) -> Site:
     """Return the API and the console over the same parts, and the documents if they are to be served."""
     api = create_app(backend)
-    return Site(api, create_console(backend, api.state.watching, api.state.surveying), manual)
+    console = create_console(backend, api.state.watching, api.state.surveying)
+    console.state.password_tries = api.state.password_tries  # they count together
+    return Site(api, console, manual)

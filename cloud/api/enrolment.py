@@ -136,10 +136,14 @@ def _counted(request: Request) -> Iterator[None]:
 
 
 def _trust(server: Backend) -> TrustAnswer:
+    return TrustAnswer(**to_plain(TrustDocument(ca=_bundle(server), roots=show_roots(server))))
+
+
+def show_roots(server: Backend) -> tuple[str, ...]:
+    """Return the text of every root metadata, oldest first."""
     names = [f"{version}.{ROOT}.json" for version in range(1, server.repository.root_version + 1)]
     found = [server.repository.metadata(name) for name in names]
-    document = TrustDocument(ca=_bundle(server), roots=tuple(root.decode() for root in found if root is not None))
-    return TrustAnswer(**to_plain(document))
+    return tuple(root.decode() for root in found if root is not None)
 
 
 def authorities_of(server: Backend) -> Authorities:
