@@ -21,7 +21,7 @@ from cloud.cli.device import device
 from cloud.cli.device_sets import set_
 from cloud.cli.endings import ending
 from cloud.cli.firmware import firmware
-from cloud.cli.fleet_status import status
+from cloud.cli.fleet_status import fleet_status
 from cloud.cli.group import group
 from cloud.cli.login import context, login, logout
 from cloud.cli.operating import Operator
@@ -42,7 +42,7 @@ class Heavy(NamedTuple):
 
 
 LIGHT: Final = (
-    *(status, release, firmware, ota, device, group, set_, product, webhook, person, api_token, audit, console),
+    *(fleet_status, release, firmware, ota, device, group, set_, product, webhook, person, api_token, audit, console),
     *(login, logout, context, completion),
 )
 HEAVY: Final[Mapping[str, Heavy]] = {

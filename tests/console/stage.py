@@ -29,8 +29,8 @@ from cloud.store.store import Store
 from cloud.values import ChannelKey, ReleaseDraft, ReleasePatch, ReleaseView
 from protocol.codec import to_plain
 from protocol.phases import Phase as Phases
-from protocol.phases import Reason
-from protocol.up import Availability, DeviceState, HoldInfo
+from protocol.phases import Reason, Wait
+from protocol.up import Availability, DeviceState, HoldInfo, Pending
 from protocol.values import Scope
 from tests.cloud.console.visits import PASSWORD
 from tests.cloud.homes import MODEL, PRODUCT, OpenHome, open_home, serve_api
@@ -113,6 +113,9 @@ def _small(store: Store, clock: Clock, now_s: float) -> None:
     _stopped(store, clock, fleet, "1.3.0")
     clock.now_s = max(clock.now_s, now_s - 2 * DAY_S)
     _under_way(store, clock, fleet, "2.0.0", chance)
+    fleet[-4].presence(online=False)
+    _waits(fleet[12], Wait.HELD, "a patient is connected", store)
+    _waits(fleet[14], Wait.REQUIREMENT, "os is not installed, and >=2.0 is needed", store)
     clock.now_s = max(clock.now_s, now_s - 1800)
     for device in fleet[-3:]:
         device.presence(online=False)
@@ -120,6 +123,19 @@ def _small(store: Store, clock: Clock, now_s: float) -> None:
     hold = HoldInfo(owner="surgery", why="a patient is connected", scopes=(Scope.RESTART,), expires_at_ms=until_ms)
     fleet[6].tell(availability=Availability(holds=(hold,)))
     store.devices.pin(fleet[8].device_id, "app", "1.2.0", by=BEN)
+
+
+def _waits(device: Device, why: Wait, detail: str, store: Store) -> None:
+    newest = store.releases.releases(product=PRODUCT)[0]
+    item = Pending(
+        component="app",
+        version=newest.firmware.version,
+        digest=newest.firmware.digest,
+        source_id=newest.release_id,
+        why=why,
+        detail=detail,
+    )
+    device.tell(pending=(item,))
 
 
 def _good(

@@ -31,6 +31,9 @@ COMMANDS: Final = {
     "ca retire": "retire_authority",
     "ca rotate": "rotate_authority",
     "console": "create_login_code",
+    **dict.fromkeys(
+        (f"device bulk {it}" for it in ("add", "lock", "ota", "remove", "revoke", "unlock")), "change_devices"
+    ),
     "device certificates": "list_certificates",
     "device enrol": "prepare_devices",
     "device history": "show_history",
@@ -106,6 +109,7 @@ COMMANDS: Final = {
     "set remove": "change_set_members",
     "set show": "show_set",
     "set take-turn-away": "take_turn_away",
+    "status": "show_fleet",
     "token create": "create_enrolment_token",
     "token list": "list_enrolment_tokens",
     "token revoke": "revoke_enrolment_token",
@@ -121,10 +125,10 @@ COMMANDS: Final = {
 FOR_PROGRAMS: Final = {
     *("list_attempts", "list_events", "show_metrics", "show_decisions", "show_blob", "show_audit_head"),
     *("show_me", "show_system", "enrol_device", "forecast_release", "check_plan", "release_by_plan"),
-    *("show_fleet", "show_fleet_history", "show_running", "list_attention", "verify_audit"),
-    *("find_same_release", "explain_match", "list_dependants", "change_devices"),
+    *("show_fleet_history", "show_running", "list_attention", "verify_audit"),
+    *("find_same_release", "explain_match", "list_dependants"),
 }
-"""Operations that are no command of their own; `ota`, `release push`, `group test` and others call some of them."""
+"""Operations that are no command of their own; `ota`, `status`, `release push`, `group test` and others call some of them."""
 
 
 def leaves(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[str]:
