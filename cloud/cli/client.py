@@ -142,7 +142,7 @@ class ApiClient:
             raise self._stranger(answer) from None
 
     def _send(self, method: str, path: tuple[str | int, ...], query: dict[str, object], **more: Any) -> httpx.Response:
-        params = {name: str(value) for name, value in query.items() if value is not None}
+        params = {name: _as_query(value) for name, value in query.items() if value is not None}
         try:
             return self._http.request(method, _join(path), params=params, **more)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol) as error:
@@ -182,6 +182,10 @@ class ApiClient:
             "Is --server the address of one?",
             exit_code=FAILED,
         )
+
+
+def _as_query(value: object) -> str | list[str]:
+    return [str(it) for it in value] if isinstance(value, list | tuple) else str(value)
 
 
 def _join(path: tuple[str | int, ...]) -> str:

@@ -8,6 +8,8 @@ import click
 from cloud.cli.certificates import certificates, revoke
 from cloud.cli.client import Json
 from cloud.cli.context import Group, Operator, pass_operator
+from cloud.cli.device_bulk import bulk
+from cloud.cli.device_filters import filter_options, where_of
 from cloud.cli.enrol import enrol
 from cloud.cli.following import watch_options, watch_record, watch_rows
 from cloud.cli.importing import import_
@@ -123,7 +125,7 @@ def device() -> None:
     """Devices: enrol, look, lock, shut out."""
 
 
-for _command in (enrol, import_, revoke, certificates, why, device_timeline):
+for _command in (bulk, enrol, import_, revoke, certificates, why, device_timeline):
     device.add_command(_command)
 
 
@@ -131,21 +133,18 @@ for _command in (enrol, import_, revoke, certificates, why, device_timeline):
     "list",
     examples=(
         "fleetlift device list --group pilots --online",
+        "fleetlift device list --failed health_failed --attribute site=berlin",
         "fleetlift device list --version 1.3.0 -o name | xargs -n1 fleetlift device why",
     ),
 )
-@click.option("--product", metavar="P")
-@click.option("--group", metavar="G")
-@click.option("--online/--offline", default=None)
-@click.option("--component", metavar="C", help="With --version: of this component.")
-@click.option("--version", metavar="V", help="Those that run this version.")
-@click.option("--pending/--nothing-pending", default=None, help="Those that something waits on.")
+@filter_options
 @watch_options
 @pass_operator
 def list_(operator: Operator, *, watch: bool, timeout: float | None, **query: Any) -> None:
     """List devices by id; with --watch, as they change."""
-    nothing = "There is no device yet." if set(query.values()) == {None} else "No device matches."
-    query["product"] = query["product"] or operator.context.product
+    query = where_of(query)
+    nothing = "No device matches." if query else "There is no device yet."
+    query.setdefault("product", operator.context.product)
     if not watch:
         operator.output.rows(list(_pages(operator, query)), COLUMNS, nothing=nothing)
         return

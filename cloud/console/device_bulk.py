@@ -105,6 +105,7 @@ class Order:
         words += [self.said[main]] if main in PARTS[self.deed] else []
         if self.everything:
             words += Asked({**self.asked.values, "product": self.product}).options
+            words += [] if set(self.asked.values) - {"product"} else ["--all"]
         else:
             words += ["--product", self.product, *(word for it in self.devices for word in ("--device", it))]
         words += ["--of", self.said["component"]] if "component" in PARTS[self.deed] else []

@@ -27,7 +27,7 @@ TEXTS: Final = ("text", "product", "group", "component", "version", "hardware_mo
 FLAGS: Final[Mapping[str, tuple[str, str]]] = {
     "online": ("online", "offline"),
     "pending": ("something waits", "nothing waits"),
-    "held": ("held back by their applications", "not held back"),
+    "held": ("held back", "not held back"),
     "locked": ("locked", "not locked"),
     "revoked": ("revoked", "not revoked"),
 }
