@@ -18,9 +18,13 @@ from cloud.console.visiting import Visit, Visiting
 from cloud.values import AuditView
 
 A_PAGE: Final = 50
+MS: Final = "_ms"
+MAX_MS: Final = 253_402_300_800_000
+"""The year 10000, beyond which there are no dates."""
 MAX_SHOWN: Final = 300
 """Characters of a value; the whole of it is in the export."""
-MAX_CHANGES: Final = 40
+FEW: Final = 6
+"""Changes of a decision that are shown at once."""
 FILTERS: Final = ("actor", "action", "subject", "since", "until")
 PLACES: Final[Mapping[str, str]] = {
     "device": "/devices/{}",
@@ -53,7 +57,6 @@ class Decision:
 
     row: AuditView
     changes: tuple[Change, ...]
-    more: int
     href: str
 
 
@@ -72,6 +75,7 @@ def show_audit(visit: Visit) -> Response:
         status=HTTPStatus.UNPROCESSABLE_ENTITY if wrong else HTTPStatus.OK,
         asked=asked,
         wrong=wrong,
+        few=FEW,
         decisions=[_decision(it) for it in shown],
         names=[it.name for it in list_people(visit.server, visit.caller)],
         first="/audit?" + urlencode(given) if visit.asked("before") else "",
@@ -103,7 +107,9 @@ def changes_of(before: Any, after: Any) -> tuple[Change, ...]:
     was, now = _fields(before), _fields(after)
     names = dict.fromkeys([*was, *now])
     return tuple(
-        Change(name.replace("_", " "), was.get(name), now.get(name)) for name in names if was.get(name) != now.get(name)
+        Change(name.removesuffix(MS).replace("_", " "), was.get(name), now.get(name))
+        for name in names
+        if was.get(name) != now.get(name)
     )
 
 
@@ -112,11 +118,16 @@ def _fields(value: Any, name: str = "") -> dict[str, str]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        return {name: _text(value)}
+        is_time = name.endswith(f"at{MS}") and isinstance(value, int) and 0 <= value < MAX_MS
+        return {name: _time(value) if is_time else _text(value)}
     found: dict[str, str] = {}
     for key, inner in value.items():
         found |= _fields(inner, f"{name} {key}".strip())
     return found
+
+
+def _time(at_ms: int) -> str:
+    return f"{datetime.fromtimestamp(at_ms / 1000, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _text(value: Any) -> str:
@@ -130,8 +141,7 @@ def _text(value: Any) -> str:
 
 
 def _decision(row: AuditView) -> Decision:
-    changes = changes_of(row.before, row.after)
-    return Decision(row=row, changes=changes[:MAX_CHANGES], more=len(changes[MAX_CHANGES:]), href=_href(row.subject))
+    return Decision(row=row, changes=changes_of(row.before, row.after), href=_href(row.subject))
 
 
 def _href(subject: str) -> str:

@@ -66,7 +66,7 @@ def make(visit: Visit) -> Response:
             "create_enrolment_token", lambda: create_enrolment_token(server, visit.name, body), product=product
         )
     except RefusedError as error:
-        return _page(visit, given=given, said=str(error))
+        return _page(visit, given=given, said=error)
     made = Made(
         name=token.name,
         code=str(code),
@@ -114,7 +114,7 @@ def retire(visit: Visit, kind: Kind) -> Response:
     )
 
 
-def _page(visit: Visiting, *, given: dict[str, str] | None = None, said: str = "") -> Response:
+def _page(visit: Visiting, *, given: dict[str, str] | None = None, said: RefusedError | None = None) -> Response:
     visit.require("list_enrolment_tokens")
     visit.require("show_standing")
     server, caller = visit.server, visit.caller

@@ -85,7 +85,7 @@ def make(visit: Visit) -> Response:
         )
         made = visit.do("create_group", lambda: create_group(visit.server, visit.name, body))
     except RefusedError as error:
-        return _form(visit, typed, said=str(error), tried=bool(by_query))
+        return _form(visit, typed, said=error, tried=bool(by_query))
     words = ["--where", by_query] if by_query else []
     return visit.go(
         group_path(made.product, made.group),
@@ -125,7 +125,7 @@ def set_query(visit: Visit, product: str, group: str) -> Response:
             product=product,
         )
     except RefusedError as error:
-        return _page(visit, product, group, typed=query, said=str(error))
+        return _page(visit, product, group, typed=query, said=error)
     cli = line("group", "where", group, query, "--product", product)
     return visit.go(group_path(product, group), f"Group {group} has {found.devices} devices now.", cli=cli)
 
@@ -174,7 +174,7 @@ def delete(visit: Visit, product: str, group: str) -> Response:
     try:
         visit.do("delete_group", lambda: delete_group(visit.server, visit.name, product, group), product=product)
     except RefusedError as error:
-        return visit.go(group_path(product, group), str(error), kind="error")
+        return visit.go(group_path(product, group), str(error), kind="error", code=error.code)
     cli = line("group", "delete", group, "--product", product, "--yes")
     return visit.go("/groups", f"Group {group} of {product} is deleted.", cli=cli)
 
@@ -183,7 +183,7 @@ def _typed(visit: Visiting) -> dict[str, str]:
     return {name: visit.form.text(name) for name in ("product", "group", "rank", "query", "device_id")}
 
 
-def _form(visit: Visiting, given: dict[str, str], *, said: str = "", tried: bool = False) -> Response:
+def _form(visit: Visiting, given: dict[str, str], *, said: RefusedError | None = None, tried: bool = False) -> Response:
     names = [it.product for it in list_products(visit.server, visit.caller)]
     products = [it for it in names if visit.may(Role.RELEASE_MANAGER, it)]
     chosen = given["product"] if given["product"] in names else next(iter(products), "")
@@ -220,7 +220,13 @@ def _try(visit: Visiting, product: str, query: str, device: str) -> tuple[TrialP
 
 
 def _page(
-    visit: Visiting, product: str, group: str, *, typed: str | None = None, device: str = "", said: str = ""
+    visit: Visiting,
+    product: str,
+    group: str,
+    *,
+    typed: str | None = None,
+    device: str = "",
+    said: RefusedError | None = None,
 ) -> Response:
     visit.require("show_group", product=product)
     server, caller = visit.server, visit.caller

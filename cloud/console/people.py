@@ -60,7 +60,7 @@ def add(visit: Visit) -> Response:
         )
         visit.do("add_person", lambda: add_person(visit.server, visit.name, body))
     except RefusedError as error:
-        return _people(visit, given={"name": name, "role": role, "product": product}, said=str(error))
+        return _people(visit, given={"name": name, "role": role, "product": product}, said=error)
     cli = line("person", "add", name, *(("--role", role, *_where(product)) if role else ()))
     return visit.go(person_path(name), f"{name} is known. Next: a password, or a token.", cli=cli)
 
@@ -134,7 +134,8 @@ def change_password(visit: Visit, name: str) -> Response:
     removes = form.text("deed") == "remove"
     new, again = form.text("password"), form.text("again")
     if not removes and new != again:
-        return _page(visit, name, said="The two are not the same. Nothing was changed; type the new password twice.")
+        differ = RefusedError("The two are not the same. Nothing was changed; type the new password twice.")
+        return _page(visit, name, said=differ)
     try:
         body = visit.do(
             "set_password",
@@ -147,7 +148,7 @@ def change_password(visit: Visit, name: str) -> Response:
             name=name,
         )
     except RefusedError as error:
-        return _page(visit, name, said=str(error))
+        return _page(visit, name, said=error)
     cli = line("person", "password", *(() if own else (name,)), *(("--remove",) if removes else ()))
     said = f"{name} has no password any more." if removes else f"{name} logs in with the new password from now on."
     return visit.go("/login?next=" + quote(person_path(name)) if own else person_path(name), said, cli=cli)
@@ -175,7 +176,7 @@ def make_token(visit: Visit, name: str) -> Response:
         )
         made = visit.do("create_token", lambda: create_token(visit.server, visit.caller, body))
     except RefusedError as error:
-        return _page(visit, name, said=str(error), given=given)
+        return _page(visit, name, said=error, given=given)
     options = (
         ("--person", name if name != visit.name else ""),
         ("--role", given["role"]),
@@ -205,7 +206,7 @@ def _create(name: str, *words: str) -> str:
     return line("api-token", "create", name, *words, "--token-to", f"{name}.token")
 
 
-def _people(visit: Visiting, *, given: dict[str, str] | None = None, said: str = "") -> Response:
+def _people(visit: Visiting, *, given: dict[str, str] | None = None, said: RefusedError | None = None) -> Response:
     visit.require("list_people")
     visit.require("list_tokens")
     tokens = [it for it in list_tokens(visit.server, visit.caller) if it.revoked_at_ms is None]
@@ -225,7 +226,9 @@ def _people(visit: Visiting, *, given: dict[str, str] | None = None, said: str =
     )
 
 
-def _page(visit: Visiting, name: str, *, said: str = "", given: dict[str, str] | None = None) -> Response:
+def _page(
+    visit: Visiting, name: str, *, said: RefusedError | None = None, given: dict[str, str] | None = None
+) -> Response:
     visit.require("list_tokens")
     own = name == visit.name
     person = _find(visit, name)

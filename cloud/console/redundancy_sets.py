@@ -37,7 +37,7 @@ def make(visit: Visit) -> Response:
     try:
         visit.do("create_set", lambda: create_set(visit.server, visit.name, NewSet(name=name)))
     except RefusedError as error:
-        return visit.go("/groups#sets", str(error), kind="error")
+        return visit.go("/groups#sets", str(error), kind="error", code=error.code)
     if not devices:
         return visit.go(set_path(name), f"Redundancy set {name} is made.", cli=line("set", "create", name))
     return visit.act(
@@ -107,7 +107,7 @@ def delete(visit: Visit, name: str) -> Response:
     try:
         visit.do("delete_set", lambda: delete_set(visit.server, visit.name, name), name=name)
     except RefusedError as error:
-        return visit.go(set_path(name), str(error), kind="error")
+        return visit.go(set_path(name), str(error), kind="error", code=error.code)
     said = f"Redundancy set {name} is deleted: its devices are updated without regard to each other."
     return visit.go("/groups#sets", said, cli=line("set", "delete", name, "--yes"))
 

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from cloud.access.roles import Caller, Role
 from cloud.api.access import authorize_as, caller_of_person
 from cloud.api.backend import Backend
-from cloud.api.problems import STATUSES
+from cloud.api.problems import STATUSES, ApiError, code_of
 from cloud.console import templating
 from cloud.console.forms import CSRF_FIELD, MAX_FIELDS, Form, RefusedError, is_mask_of, mask
 from cloud.store.errors import NotFoundError
@@ -112,10 +112,11 @@ class Visiting:
         try:
             return deed()
         except (ValidationError, RequestValidationError) as error:
-            raise RefusedError(_sentence(error)) from None
+            raise RefusedError(_sentence(error), "invalid") from None
         except FleetliftError as error:
-            if isinstance(error, RefusedError) or any(isinstance(error, kind) for kind, _ in STATUSES):
-                raise RefusedError(_ended(str(error))) from None
+            if isinstance(error, RefusedError | ApiError) or any(isinstance(error, kind) for kind, _ in STATUSES):
+                code = error.code if isinstance(error, RefusedError) else code_of(error)
+                raise RefusedError(_ended(str(error)), code) from None
             raise
 
     def act(
@@ -133,15 +134,15 @@ class Visiting:
         try:
             found = self.do(operation, deed, body=body, **path)
         except RefusedError as error:
-            return self.go(to, str(error), kind="error")
+            return self.go(to, str(error), kind="error", code=error.code)
         return self.go(to, said if isinstance(said, str) else said(found), cli=cli)
 
-    def go(self, to: str, said: str = "", *, kind: str = "done", cli: str = "") -> Response:
+    def go(self, to: str, said: str = "", *, kind: str = "done", cli: str = "", code: str = "") -> Response:
         """Show another page, which says something first."""
         response = RedirectResponse(to, HTTPStatus.SEE_OTHER)
         if said:
             text = said if len(said) <= MAX_FLASH else said[: MAX_FLASH - 1] + "…"
-            value = quote(json.dumps({"kind": kind, "text": text, "cli": cli}))
+            value = quote(json.dumps({"kind": kind, "text": text, "cli": cli, "code": code}))
             secure = self.request.url.scheme == "https"
             response.set_cookie(FLASH, value, max_age=60, path="/", httponly=True, samesite="lax", secure=secure)
         return response
@@ -154,7 +155,7 @@ def read_flash(request: Request) -> Mapping[str, str] | None:
         return None
     try:
         found = json.loads(templating.unquote(text))
-        return {name: str(found[name]) for name in ("kind", "text", "cli")}
+        return {name: str(found[name]) for name in ("kind", "text", "cli", "code")}
     except (ValueError, KeyError, TypeError):
         return None
 

@@ -68,7 +68,7 @@ def add(visit: Visit) -> Response:
         )
         made = visit.do("add_webhook", lambda: add_webhook(visit.server, visit.name, body), product=product)
     except RefusedError as error:
-        return _list(visit, given=given | {"secret": ""}, said=str(error))
+        return _list(visit, given=given | {"secret": ""}, said=error)
     name = made.webhook.name
     cli = _add_line(name, given["url"], product, kinds, [it for it in FLAGS if form.ticked(it)])
     if made.secret is None:
@@ -99,7 +99,7 @@ def test(visit: Visit, name: str) -> Response:
     try:
         found: DeliveryView = visit.do("try_webhook", lambda: anyio.from_thread.run(trial), name=name)
     except RefusedError as error:
-        return visit.go(webhook_path(name), str(error), kind="error")
+        return visit.go(webhook_path(name), str(error), kind="error", code=error.code)
     if found.state is DeliveryState.DELIVERED:
         return visit.go(webhook_path(name), f"{name} took the test: {found.answer}.", cli=cli)
     if not found.tries:
@@ -140,11 +140,11 @@ def remove(visit: Visit, name: str) -> Response:
     try:
         visit.do("remove_webhook", lambda: remove_webhook(visit.server, visit.name, name), name=name)
     except RefusedError as error:
-        return visit.go(webhook_path(name), str(error), kind="error")
+        return visit.go(webhook_path(name), str(error), kind="error", code=error.code)
     return visit.go("/settings/webhooks", f"{name} is removed.", cli=line("webhook", "remove", name, "--yes"))
 
 
-def _list(visit: Visiting, *, given: dict[str, str] | None = None, said: str = "") -> Response:
+def _list(visit: Visiting, *, given: dict[str, str] | None = None, said: RefusedError | None = None) -> Response:
     visit.require("list_webhooks")
     products = [it.product for it in list_products(visit.server, visit.caller) if visit.may(Role.ADMIN, it.product)]
     everything = [("", "every product")] if visit.may(Role.ADMIN) else []
