@@ -33,6 +33,18 @@ class Trouble(StrEnum):
     """It waits for its turn in a redundancy set."""
 
 
+AT: Final[Mapping[Trouble, str]] = {
+    Trouble.TAKEN_BACK: "reported",
+    Trouble.FAILED: "ended",
+    Trouble.ROLLED_BACK: "ended",
+    Trouble.REFUSED: "last",
+    Trouble.CERTIFICATE: "ends",
+    Trouble.BLOCKED: "decided",
+    Trouble.QUIET: "last heard",
+    Trouble.HELD: "decided",
+    Trouble.TURN: "",
+}
+"""What `DeviceInNeed.at_ms` is the time of."""
 BLOCKING: Final = frozenset({Wait.REQUIREMENT, Wait.BREAKS, Wait.DATA_SCHEMA, Wait.BASE_FIRST})
 HOLDING: Final = frozenset({Wait.HELD, Wait.DISABLED})
 DAY_MS: Final = 86_400_000
@@ -47,7 +59,7 @@ MAX_NAMED: Final = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceInNeed:
-    """A device that needs somebody; `at_ms` is since when, or when (a certificate's end); None where nobody knows."""
+    """A device that needs somebody; AT tells what `at_ms` is; None where nobody knows."""
 
     device_id: str
     product: str

@@ -6,6 +6,7 @@ from typing import Final
 
 import click
 
+from cloud.attention import AT
 from cloud.cli.client import Json
 from cloud.cli.context import Command, Operator, pass_operator
 from cloud.cli.options import Timeout
@@ -125,7 +126,7 @@ def _lines(needs: Sequence[Json]) -> list[str]:
         of = f" of {need['product']}" if need["product"] else ", none of which is known here"
         lines.append(f"{plural(need['count'], 'device')}{of}: {words}")
         for device in need["devices"][:NAMED]:
-            at = f", {moment(device['at_ms'])}" if device["at_ms"] else ""
+            at = f", {AT[need['trouble']]} {moment(device['at_ms'])}" if device["at_ms"] else ""
             lines.append(f"  {shown(device['device_id'])}: {shown(device['detail'])}{at}")
         if need["count"] > NAMED:
             lines.append(f"  and {need['count'] - NAMED} more")

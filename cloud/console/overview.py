@@ -19,7 +19,7 @@ from cloud.api.fleet import (
 )
 from cloud.api.products import list_products
 from cloud.api.releases import list_releases
-from cloud.attention import DAY_MS, Need, Trouble
+from cloud.attention import AT, DAY_MS, Need, Trouble
 from cloud.console.counts import Counts
 from cloud.console.first_steps import Step, steps_of
 from cloud.console.lines import line
@@ -199,6 +199,7 @@ def _lists(look: Look) -> dict[str, Any]:
         "causes": sorted(causes.items(), key=lambda it: (-it[1], it[0])),
         "causes_total": sum(causes.values()),
         "status_line": line("status"),
+        "at": AT,
     }
 
 

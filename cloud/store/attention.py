@@ -161,7 +161,7 @@ def _expiring(session: Session, now_ms: int) -> list[Need]:
 
 def _quiet(session: Session, before_ms: int) -> list[Need]:
     query = select_columns(*_WHO, col(DeviceRow.last_seen_at_ms).label("at_ms")).where(*went_quiet(before_ms))
-    return _needs(Trouble.QUIET, _named(session, query, newest_first=True), lambda _: "was last heard then")
+    return _needs(Trouble.QUIET, _named(session, query, newest_first=True), lambda _: "away")
 
 
 def _turns(session: Session) -> list[Need]:

@@ -32,7 +32,7 @@ def busy(office: Office) -> Office:
 def test_what_fails_and_who_needs_somebody(busy: Office) -> None:
     said = busy.call("status").out
     assert "1 device failed at the newest attempt: health failed" in said
-    assert f"1 device of {PRODUCT}: rolled back\n  status-2: app 1.1.0: health failed (503)" in said
+    assert f"1 device of {PRODUCT}: rolled back\n  status-2: app 1.1.0: health failed (503), ended " in said
     page = busy.json("status")
     assert page["products"][0]["devices"] == 2
     (need,) = page["needs"]
