@@ -41,6 +41,7 @@ WHO: Final = (
     Column("roles", "grants"),
     Column("token", "token_file"),
 )
+_HOST = re.compile(r"[^\x00-\x20\x7f\s]+")
 _NO_NAME = re.compile(r"[^a-z0-9-]+")
 
 
@@ -186,7 +187,8 @@ def _address(url: str) -> str:
         host, _port = parts.hostname, parts.port
     except ValueError:
         host, parts = None, urlsplit("")
-    if not host or parts.scheme not in ("http", "https") or parts.username or parts.query or parts.fragment:
+    good = host is not None and _HOST.fullmatch(host) and not (parts.username or parts.query or parts.fragment)
+    if not good or parts.scheme not in ("http", "https"):
         raise UserError(f"{url!r:.200} is not a server's address, as https://ota.example:8321. Nothing was changed.")
     return said.rstrip("/")
 
