@@ -55,10 +55,14 @@ class AttentionPage(BaseModel):
 
 
 class HistoryPage(BaseModel):
-    """How many devices ran each version of a component over time; without a component, how many devices there were."""
+    """How many devices ran each version of a component over time; without a component, how many devices there were.
+
+    `components` are those of the last sample.
+    """
 
     product: str
     component: str
+    components: tuple[str, ...]
     series: tuple[HistorySeries, ...]
 
 
@@ -105,7 +109,8 @@ def show_fleet_history(  # noqa: PLR0917 - one parameter a query field
     seen_products(caller, product)
     find_product(server.store, product)
     series = server.store.samples.history(product, component, since_ms=since_ms, points=points)
-    return HistoryPage(product=product, component=component, series=series)
+    components = server.store.samples.components(product)
+    return HistoryPage(product=product, component=component, components=components, series=series)
 
 
 def fleet_of(survey: Survey, products: frozenset[str] | None) -> FleetPage:

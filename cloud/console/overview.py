@@ -1,5 +1,6 @@
 """The overview: the fleet by version over time, what runs, what fails, who needs somebody; and the first steps."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -60,6 +61,7 @@ class Plotted:
     component: str
     days: int
     components: tuple[str, ...]
+    products: tuple[str, ...]
 
     @property
     def address(self) -> str:
@@ -156,17 +158,18 @@ def plot_versions(visit: Visit) -> Response:
     visit.require("show_fleet_history")
     look = Look.at(visit)
     plot = _plotted(look)
-    lines: list[dict[str, Any]] = []
-    if plot is not None and look.fleet is not None:
-        component = "" if plot.component == EVERYTHING else plot.component
-        since_ms = max(0, look.fleet.counted_at_ms - plot.days * DAY_MS)
-        page = show_fleet_history(visit.server, visit.caller, plot.product, component, since_ms, POINTS)
-        if component:
-            now = {it.version: it.devices for it in _versions(look, plot)}
-            lines = lines_of(page.series, now, look.fleet.counted_at_ms)
-        else:
-            (now_,) = (it for it in look.counted if it.product == plot.product)
-            lines = lines_of_all(page.series, now_, look.fleet.counted_at_ms)
+    if plot is None:
+        return JSONResponse({"series": [], "unit": "devices"})
+    component = "" if plot.component == EVERYTHING else plot.component
+    now_ms = look.fleet.counted_at_ms if look.fleet else int(time.time() * 1000)
+    since_ms = max(0, now_ms - plot.days * DAY_MS)
+    page = show_fleet_history(visit.server, visit.caller, plot.product, component, since_ms, POINTS)
+    counted = next((it for it in look.counted if it.product == plot.product), None)
+    if component:
+        now = {it.version: it.devices for it in _versions(look, plot)} if counted else None
+        lines = lines_of(page.series, now, now_ms)
+    else:
+        lines = lines_of_all(page.series, counted, now_ms)
     return JSONResponse({"series": lines, "unit": "devices"}, headers={"Cache-Control": "no-store"})
 
 
@@ -252,17 +255,23 @@ def _running(visit: Visiting, products: tuple[ProductView, ...]) -> tuple[list[R
 
 
 def _plotted(look: Look) -> Plotted | None:
-    """Return what the address asks the plot to show, or else what most devices are of."""
-    asked, counted = look.visit.asked, {it.product: it for it in look.counted}
-    product = asked("product") or max(counted, key=lambda name: counted[name].devices, default="")
-    if product not in counted:
+    """Return what the address asks the plot to show, or else what most devices are of; None without a device."""
+    asked, devices = look.visit.asked, {it.product: it.devices for it in look.products if it.devices}
+    product = asked("product") or max(devices, key=lambda name: devices[name], default="")
+    if product not in devices:
         return None
-    components = tuple(dict.fromkeys(it.component for it in counted[product].versions))
+    counted = next((it for it in look.counted if it.product == product), None)
+    if counted is not None:
+        components = tuple(dict.fromkeys(it.component for it in counted.versions))
+    else:  # it is being counted
+        components = show_fleet_history(look.visit.server, look.visit.caller, product, points=2).components
     component = asked("component")
     if component not in (*components, EVERYTHING):
         component = components[0] if components else EVERYTHING
     days = int(asked("days")) if asked("days") in {str(number) for number, _ in SPANS} else USUAL_DAYS
-    return Plotted(product=product, component=component, days=days, components=components)
+    return Plotted(
+        product=product, component=component, days=days, components=components, products=tuple(sorted(devices))
+    )
 
 
 def _versions(look: Look, plot: Plotted | None) -> tuple[VersionCount, ...]:

@@ -12,17 +12,23 @@ Points = list[list[int]]
 """A line: [milliseconds since 1970, devices]."""
 
 
-def lines_of(series: tuple[HistorySeries, ...], now: Mapping[str, int], counted_at_ms: int) -> list[dict[str, Any]]:
-    """Return the versions that most devices run or ran, in the order of when they came; the others are one line."""
+def lines_of(
+    series: tuple[HistorySeries, ...], now: Mapping[str, int] | None, counted_at_ms: int
+) -> list[dict[str, Any]]:
+    """Return the versions that most devices run or ran, in the order of when they came; the others are one line.
+
+    `now` is how many run each version, counted at that time, and None where that is not known.
+    """
     points = {it.version: [[point.at_ms, point.devices] for point in it.points] for it in series if not it.others}
     rest = [[[point.at_ms, point.devices] for point in it.points] for it in series if it.others]
-    for version, devices in now.items():
+    for version, devices in (now or {}).items():
         if version not in points and rest:
             rest.append([[counted_at_ms, devices]])
         elif version not in points:
             points[version] = []
-    for version, some in points.items():
-        some.append([counted_at_ms, now.get(version, 0)])
+    if now is not None:
+        for version, some in points.items():
+            some.append([counted_at_ms, now.get(version, 0)])
     order = sorted(points, key=lambda version: (-max(count for _, count in points[version]), version))
     apart = order if len(order) + bool(rest) <= SHOWN else order[: SHOWN - 1]
     rest += [points[version] for version in order[len(apart) :]]
@@ -32,12 +38,16 @@ def lines_of(series: tuple[HistorySeries, ...], now: Mapping[str, int], counted_
     return [{"name": name, "points": some} for name, some in lines]
 
 
-def lines_of_all(series: tuple[HistorySeries, ...], now: ProductCount, counted_at_ms: int) -> list[dict[str, Any]]:
+def lines_of_all(
+    series: tuple[HistorySeries, ...], now: ProductCount | None, counted_at_ms: int
+) -> list[dict[str, Any]]:
     """Return how many devices there were, and how many were connected."""
-    points = [it for one in series for it in one.points]
-    there = [[it.at_ms, it.devices] for it in points] + [[counted_at_ms, now.devices]]
-    online = [[it.at_ms, it.online] for it in points] + [[counted_at_ms, now.online]]
-    return [{"name": "devices", "points": there}, {"name": "online", "points": online}]
+    points = [(it.at_ms, it.devices, it.online) for one in series for it in one.points]
+    if now is not None:
+        points.append((counted_at_ms, now.devices, now.online))
+    there: Points = [[at_ms, devices] for at_ms, devices, _ in points]
+    online: Points = [[at_ms, connected] for at_ms, _, connected in points]
+    return [{"name": "devices", "points": there}, {"name": "online", "points": online}] if points else []
 
 
 def _sum(lines: list[Points]) -> Points:

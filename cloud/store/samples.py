@@ -104,6 +104,12 @@ class Samples:
             gone += len(surplus)
         return gone
 
+    def components(self, product: str) -> tuple[str, ...]:
+        """Return the components that devices of a product had at its last sample."""
+        with self._database.reading() as session:
+            _, counts = _last(session, product)
+        return tuple(sorted({component for component, _ in counts if component}))
+
     def history(
         self, product: str, component: str = "", *, since_ms: int = 0, points: int = MAX_POINTS
     ) -> tuple[HistorySeries, ...]:

@@ -76,7 +76,9 @@ def test_the_fleet_over_time(api: Api) -> None:
     api.home.store.samples.take()
     (whole,) = api("GET", "/fleet/history", params={"product": PRODUCT})["series"]
     assert [(it["devices"], it["online"]) for it in whole["points"]] == [(2, 2)]
-    (version,) = api("GET", "/fleet/history", params={"product": PRODUCT, "component": "app"})["series"]
+    page = api("GET", "/fleet/history", params={"product": PRODUCT, "component": "app"})
+    (version,) = page["series"]
+    assert page["components"] == ["app"]
     assert (version["version"], version["points"][0]["devices"]) == ("1.0.0", 2)
     after = {"product": PRODUCT, "since_ms": whole["points"][0]["at_ms"] + 1}
     assert api("GET", "/fleet/history", params=after)["series"] == []

@@ -167,7 +167,9 @@ def test_of_a_large_fleet_nobody_waits_for_the_count(api: Api) -> None:
     with api.home.store._database.changing() as change:
         change.session.execute(insert(DeviceRow), [row | {"id": f"many-{number:05}"} for number in range(MANY)])
     with reading(api) as ann:
+        api.home.store.samples.take()
         first = ann.get("/")
+        assert first.has("[data-plot]"), "what was sampled is there at once"
         assert numbers(first)["Devices"] in ("…", "2\N{NARROW NO-BREAK SPACE}000")
         wait_until(lambda: numbers(ann.get("/overview/numbers"))["Devices"].startswith("2"), what="the count")
         page = ann.get("/")
