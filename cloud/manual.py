@@ -1,5 +1,6 @@
 """The documents: where they are read, the place in them that explains a code, and their site at `/docs/`."""
 
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,21 +34,24 @@ Send = Callable[[Message], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Manual:
-    """Where the documents are read: the address of their site, or nothing, which means the repository."""
+    """Where the documents are read: the address of their site; nothing is the repository."""
 
     url: str = ""
 
-    def explain(self, code: str) -> str:
-        """Return where a code is explained: an address, or the path in the repository."""
+    def explain(self, code: str, kind: str = "") -> str:
+        """Return where a code is explained; `kind` is `reason`, `wait`, `message`, `control`, `exit`."""
         page = f"{self.url}/{CATALOGUE}.html" if self.url else f"docs/{CATALOGUE}.md"
-        return f"{page}#{code}"
+        return f"{page}#{kind}-{code}" if kind else f"{page}#{code}"
 
 
 def manual_of(settings: ServerSettings, base_url: str) -> Manual:
-    """Return where a server's documents are: where its settings say, else with itself if it serves them."""
-    if settings.docs_url:
-        return Manual(settings.docs_url)
-    return Manual(f"{base_url}{PATH}" if settings.docs_dir else "")
+    """Return where a server's documents are: where its settings say, else with itself (the catalogue at least)."""
+    return Manual(settings.docs_url or f"{base_url}{PATH}")
+
+
+def slug(heading: str) -> str:
+    """Return the anchor of a heading, as the site and most places that show Markdown make it."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
 
 
 class ManualSite:

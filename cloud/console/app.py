@@ -14,10 +14,11 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from cloud.api.backend import Backend
 from cloud.api.middleware import App, BodyLimit, KnowOrigin, Message, NoteChanges, Receive, Send
-from cloud.api.problems import STATUSES, ApiError
-from cloud.console import assets, live, login, rooms, templating
+from cloud.api.problems import STATUSES, ApiError, code_of
+from cloud.console import assets, catalogue, live, login, rooms, templating
 from cloud.console.counts import Counts
 from cloud.console.visiting import NotLoggedInError, StaleFormError, session_cookie
+from cloud.manual import manual_of
 from cloud.surveying import Surveying
 from cloud.watching import Watching
 from protocol.errors import FleetliftError
@@ -45,7 +46,8 @@ def create_console(backend: Backend, watching: Watching, surveying: Surveying) -
     app.state.backend, app.state.watching, app.state.streams = backend, watching, live.Streams()
     app.state.limits, app.state.counts = login.Limits(), Counts(backend, watching)
     app.state.surveying = surveying
-    for router in (assets.router, live.router, login.router, *(room.router for room in rooms.ROOMS)):
+    app.state.manual = manual_of(backend.settings.server, backend.base_url)
+    for router in (assets.router, catalogue.router, live.router, login.router, *(room.router for room in rooms.ROOMS)):
         app.include_router(router, include_in_schema=False)
     app.add_exception_handler(NotLoggedInError, _to_login)
     app.add_exception_handler(StaleFormError, _stale)
@@ -99,12 +101,12 @@ async def _stale(request: Request, _error: Exception) -> Response:
 
 async def _ours(request: Request, error: Exception) -> Response:
     if isinstance(error, ApiError):
-        return _page(request, error.status, str(error))
+        return _page(request, error.status, str(error), error.code)
     for kind, status in STATUSES:
         if isinstance(error, kind):
-            return _page(request, status, str(error))
+            return _page(request, status, str(error), code_of(error))
     _log.error("a page failed: %s", error, exc_info=error)
-    return _page(request, HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
+    return _page(request, HTTPStatus.INTERNAL_SERVER_ERROR, str(error), "failed")
 
 
 async def _http(request: Request, error: Exception) -> Response:
@@ -117,10 +119,10 @@ async def _http(request: Request, error: Exception) -> Response:
 async def _unexpected(request: Request, error: Exception) -> Response:
     _log.error("a page failed", exc_info=error)
     sentence = "The server failed, and its log says how. Whether anything was changed is not known: look before again."
-    return _page(request, HTTPStatus.INTERNAL_SERVER_ERROR, sentence)
+    return _page(request, HTTPStatus.INTERNAL_SERVER_ERROR, sentence, "internal")
 
 
-def _page(request: Request, status: HTTPStatus, sentence: str) -> Response:
+def _page(request: Request, status: HTTPStatus, sentence: str, code: str = "") -> Response:
     said = sentence[:1].upper() + sentence[1:]
-    context = {"status": status, "sentence": said if said.endswith((".", "?", "!")) else f"{said}."}
+    context = {"status": status, "code": code, "sentence": said if said.endswith((".", "?", "!")) else f"{said}."}
     return templating.answer(request, "error.html", context, status=status)

@@ -17,7 +17,14 @@ TOKEN_BYTES: Final = 32
 
 
 class RefusedError(FleetliftError):
-    """What was asked was not done: the sentence says what happened, what was not changed, and what to do."""
+    """What was asked was not done: the sentence says what happened, what was not changed, and what to do.
+
+    `code` is that of the API's answer, if it was the API that refused it.
+    """
+
+    def __init__(self, sentence: str, code: str = "") -> None:
+        super().__init__(sentence)
+        self.code = code
 
 
 @dataclass(frozen=True, slots=True)

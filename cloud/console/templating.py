@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from cloud.console import assets
+from cloud.manual import Manual
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
 _UNITS: Final = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
@@ -90,6 +91,12 @@ def query_with(request: Request, **changes: object) -> str:
     return f"{request.url.path}?{urlencode(kept + added)}"
 
 
+def explain(request: Request, code: object, kind: str = "") -> str:
+    """Return where the documents explain a code of the API, or with `kind` a `reason` or a `wait`."""
+    manual: Manual = request.app.state.manual
+    return manual.explain(str(getattr(code, "value", code)), kind)
+
+
 def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -102,7 +109,7 @@ def _environment() -> Environment:
     environment.filters.update(
         when=when, lasting=lasting, size=size, grouped=grouped, words=words, printable=printable, part=_part
     )
-    environment.globals.update(static=assets.address, query_with=query_with)
+    environment.globals.update(static=assets.address, query_with=query_with, explain=explain)
     return environment
 
 
@@ -113,4 +120,4 @@ def _part(value: object) -> str:
 
 _ENVIRONMENT: Final = _environment()
 
-__all__ = ["answer", "grouped", "lasting", "printable", "query_with", "size", "unquote", "when", "words"]
+__all__ = ["answer", "explain", "grouped", "lasting", "printable", "query_with", "size", "unquote", "when", "words"]

@@ -34,7 +34,7 @@ def built(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("settings", "place"),
     [
-        ({}, "docs/troubleshooting.md#busy"),
+        ({}, "https://ota.example/docs/troubleshooting.html#busy"),
         ({"docs_dir": "site"}, "https://ota.example/docs/troubleshooting.html#busy"),
         ({"docs_url": "https://docs.example/fleetlift/"}, "https://docs.example/fleetlift/troubleshooting.html#busy"),
         ({"docs_dir": "site", "docs_url": "https://docs.example"}, "https://docs.example/troubleshooting.html#busy"),
@@ -50,7 +50,7 @@ def test_a_refused_request_leads_to_the_entry_of_its_code_and_the_log_names_it(
 ) -> None:
     with serve_api(home) as api, caplog.at_level(logging.INFO, logger="cloud.api.problems"):
         said = api("POST", "/products", {"name": "No!", "hardware_models": ["pi"]}, expect=422)
-        assert said["help"] == f"docs/troubleshooting.md#{said['error']}"
+        assert said["help"] == f"http://api.test/docs/troubleshooting.html#{said['error']}"
         huge = api("POST", "/products", {"name": "x" * 5_000_000}, expect=413)
         assert huge["help"].endswith("#too_large")
     assert f"POST '/api/v1/products' was refused: 422 {said['error']}" in caplog.text
