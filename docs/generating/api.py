@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final, cast
 
-from cloud.access.rules import RULES
+from cloud.access.rules import RULES, Subject
 from cloud.api.app import create_app
 from cloud.api.backend import Backend
 from cloud.api.problems import ANSWERS
@@ -14,6 +14,16 @@ from docs.generating.markdown import code, heading, page, plain, table
 Schema = Mapping[str, Any]
 USUAL: Final = {str(status) for status in ANSWERS}
 """Refusals that any route may answer."""
+ABOUT: Final = {
+    Subject.SERVER: "for `*`",
+    Subject.ANY: "for any product; of others nothing is shown",
+    Subject.KNOWN: "for anything",
+    Subject.BODY_OR_ALL: "for the product in the body, or `*` without one",
+    Subject.METADATA: "for the products whose roles are sent, or `*` for root and targets",
+    Subject.PERSON: "for `*`, or about oneself",
+    Subject.TOKEN: "for `*`, or about one's own",
+}
+OF_WHAT: Final = "for the product that it is about"
 
 
 class _Parts:
@@ -47,7 +57,7 @@ def _operation(path: str, method: str, operation: Mapping[str, Any]) -> str:
     name = operation["operationId"]
     rule = RULES.get(name)
     said = operation.get("description", "")
-    who = f"Role: {code(rule.role.value)}, for {rule.of.value}. " if rule else ""
+    who = f"Role: {code(rule.role.value)}, {ABOUT.get(rule.of, OF_WHAT)}. " if rule else ""
     return page(
         [
             heading(3, code(f"{method.upper()} {path}")),

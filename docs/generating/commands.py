@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import click
@@ -69,8 +69,14 @@ def _command(context: click.Context, command: click.Command, shared: set[tuple[s
             _text(command.help or command.short_help or ""),
             _options(options),
             _text(command.epilog or ""),
+            _examples(getattr(command, "examples", ())),
         ]
     )
+
+
+def _examples(examples: Sequence[str]) -> str:
+    lines = "\n".join(examples)
+    return f"```text\n{lines}\n```" if lines else ""
 
 
 def _options(options: list[click.Option]) -> str:

@@ -17,14 +17,16 @@ aria-label="The states of the device's machine, and the events between them">
 <style>
 :root{color-scheme:light dark}
 text{font:12px system-ui,sans-serif;fill:#24292f}
+.g{fill:#fff}
 .s{font-weight:600;font-size:13px}
 .b{fill:#f6f8fa;stroke:#57606a}.t{fill:#fff8c5;stroke:#9a6700}.r{fill:#ffebe9;stroke:#cf222e}
 .e{fill:none;stroke:#57606a;stroke-width:1.5}.x{fill:none;stroke:#cf222e;stroke-width:1.5}
 .h{fill:#57606a}
 @media (prefers-color-scheme:dark){
-text{fill:#e6edf3}.b{fill:#161b22;stroke:#8b949e}.t{fill:#2b2208;stroke:#d29922}.r{fill:#2d1214;stroke:#f85149}
+.g{fill:#0d1117}text{fill:#e6edf3}.b{fill:#161b22;stroke:#8b949e}.t{fill:#2b2208;stroke:#d29922}.r{fill:#2d1214;stroke:#f85149}
 .e{stroke:#8b949e}.x{stroke:#f85149}.h{fill:#8b949e}}
 </style>
+<rect class="g" width="720" height="520"/>
 <defs><marker id="a" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">
 <path class="h" d="M0 0L8 4L0 8z"/></marker></defs>"""
 

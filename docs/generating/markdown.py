@@ -7,8 +7,11 @@ _SPACES = re.compile(r"\s+")
 
 
 def plain(text: str) -> str:
-    """Return a text for people, so that nothing in it is taken for markup."""
-    return re.sub(r"([\\`*_{}\[\]<>#|$])", r"\\\1", text)
+    """Return a text for people, so that nothing in it is taken for markup but what stands between backticks."""
+    return "".join(
+        part if part.startswith("`") else re.sub(r"([\\`*_{}\[\]<>#|$])", r"\\\1", part)
+        for part in re.split(r"(`[^`\n]+`)", text)
+    )
 
 
 def code(text: object) -> str:
