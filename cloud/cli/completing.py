@@ -3,6 +3,7 @@
 What a word names is known by its metavar: every `P` is a product, every `DEVICE` a device's id.
 """
 
+import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from typing import Any, Final
@@ -10,7 +11,7 @@ from typing import Any, Final
 import click
 from click.shell_completion import CompletionItem
 
-from cloud.cli.client import ApiClient, Json
+from cloud.cli.client import FAILED, AnsweredError, ApiClient, Json
 from cloud.cli.contexts import Contexts
 from cloud.cli.operating import Operator
 
@@ -102,16 +103,16 @@ class NameType(click.types.StringParamType):
 
     def __init__(self, metavar: str) -> None:
         """Take what is named, as in FINDERS."""
-        self._metavar = metavar
+        self.metavar = metavar
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Return the names that begin so; none when they cannot be had."""
         del param
-        if self._metavar == CONTEXT:
+        if self.metavar == CONTEXT:
             return _items(_quietly(Contexts.of_user().names), incomplete)
         operator = ctx.ensure_object(Operator)
-        if self._metavar != FILES_TOO:
-            return _items(_quietly(lambda: _ask(operator, ctx, self._metavar, incomplete)), incomplete)
+        if self.metavar != FILES_TOO:
+            return _items(_quietly(lambda: _ask(operator, ctx, self.metavar, incomplete)), incomplete)
         versions = _items(_quietly(lambda: _ask(operator, ctx, "VERSION", incomplete)), incomplete)
         return [*versions, CompletionItem(incomplete, type="file")]
 
@@ -123,6 +124,27 @@ def complete_by_metavar(parameters: Sequence[click.Parameter]) -> None:
         metavar = (parameter.metavar or default).strip("[].")
         if (metavar in FINDERS or metavar in (CONTEXT, FILES_TOO)) and parameter.type is click.STRING:
             parameter.type = NameType(metavar)
+
+
+def suggested(ctx: click.Context, parameters: Sequence[click.Parameter], error: AnsweredError) -> AnsweredError:
+    """Return a refusal of a name with the one that may be meant, of those that whoever asks may see."""
+    text = str(error)
+    if error.exit_code != FAILED or "Did you mean" in text:
+        return error
+    for parameter in parameters:
+        if isinstance(parameter.type, NameType) and parameter.type.metavar in FINDERS:
+            said = ctx.params.get(parameter.name or "")
+            for name in said if isinstance(said, tuple) else (said,):
+                if name and repr(name) in text and (close := _meant(ctx, parameter.type.metavar, name)):
+                    sentence = f"{text.rstrip('.')}. Did you mean {close[0]!r}?"
+                    return AnsweredError(sentence, exit_code=error.exit_code, where=error.where)
+    return error
+
+
+def _meant(ctx: click.Context, metavar: str, name: str) -> list[str]:
+    operator = ctx.ensure_object(Operator)
+    known = _quietly(lambda: _ask(operator, ctx, metavar, ""))
+    return difflib.get_close_matches(name, known, n=1)
 
 
 def _ask(operator: Operator, ctx: click.Context, metavar: str, begun: str) -> list[str]:

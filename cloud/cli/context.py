@@ -6,7 +6,8 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from cloud.cli.completing import CONTEXT, complete_by_metavar
+from cloud.cli.client import AnsweredError
+from cloud.cli.completing import CONTEXT, complete_by_metavar, suggested
 from cloud.cli.operating import Operator
 from cloud.cli.render import FORMATS, OutputFormat
 from protocol.errors import UserError
@@ -169,6 +170,13 @@ class _Helped(click.Command):
 
 class Command(_Helped):
     """A command that takes the common options too; `examples=` are shown with its help."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Do what the command does; a name that the server does not know is answered with the one that was meant."""
+        try:
+            return super().invoke(ctx)
+        except AnsweredError as error:
+            raise suggested(ctx, self.params, error) from None
 
 
 class Group(_Helped, click.Group):

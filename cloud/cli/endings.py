@@ -11,6 +11,7 @@ import click
 
 from cloud.cli.client import CONFLICT, FAILED, USAGE, AnsweredError
 from cloud.cli.operating import Operator
+from cloud.cli.render import shown
 from cloud.images import ImageError
 from cloud.roles import ConflictingRoleError
 from cloud.store.errors import ConflictError, InvalidError
@@ -58,7 +59,7 @@ def _run(operator: Operator, run: Callable[[], object]) -> int:
     except FleetliftError as error:
         _say(str(error))
         if isinstance(error, AnsweredError) and error.where:
-            click.echo(f"See: {error.where}", err=True)
+            click.echo(f"See: {shown(error.where)}", err=True)
         return exit_code_of(error)
     except OSError as error:
         _say(_of_system(error))
@@ -88,7 +89,8 @@ def _unexpected(operator: Operator, error: Exception) -> str:
 
 
 def _say(sentence: str) -> None:
-    click.echo(f"fleetlift: {sentence}" + ("" if sentence.endswith((".", "?", "!")) else "."), file=sys.stderr)
+    end = "" if sentence.endswith((".", "?", "!")) else "."
+    click.echo("\n".join(map(shown, f"fleetlift: {sentence}{end}".split("\n"))), file=sys.stderr)
 
 
 def _let_go() -> None:

@@ -19,6 +19,7 @@ ANSWERS: Final[Mapping[str, tuple[int, str, bytes]]] = {
     "bytes": (200, "application/json", bytes(range(256))),
     "elsewhere": (302, "text/plain", b"moved"),
     "error": (500, "text/plain", b"Internal Server Error"),
+    "refusal of a terminal": (404, "application/json", b'{"message": "\\u001b[2J", "help": "\\u001b]0;x\\u0007"}'),
     "refusal": (403, "application/json", b'{"message": ["not", "text"]}'),
 }
 

@@ -12,7 +12,7 @@ def labels(office: Office, group: str) -> list[int]:
 
 @pytest.fixture
 def group(office: Office, request: pytest.FixtureRequest) -> str:
-    name = request.node.name.replace("_", "-")[:40]
+    name = str(request.node.name).replace("_", "-")[:40]
     office.call("group", "create", name)
     return name
 
@@ -30,7 +30,14 @@ def test_the_same_again_makes_no_label_and_says_which_there_is(office: Office, g
 
 @pytest.mark.parametrize(
     "other",
-    [("--percentage", 50), ("--mandatory",), ("--immediate",), ("--range", "<21.0.0"), ("--phase", "50%:1h"), ("--again",)],
+    [
+        ("--percentage", 50),
+        ("--mandatory",),
+        ("--immediate",),
+        ("--range", "<21.0.0"),
+        ("--phase", "50%:1h"),
+        ("--again",),
+    ],
     ids=lambda other: other[0],
 )
 def test_another_decision_is_another_label(office: Office, other: tuple[object, ...]) -> None:
