@@ -50,7 +50,8 @@ class Refusals:
         if lines_left > 0:
             whose = "any device" if of_all else "this device"
             text = "%s of %s was not processed (%s): %s; further ones of %s are only counted"
-            _log.warning(text, kind, _printable(who)[:MAX_TEXT], code, sentence, whose)
+            shown = _printable(who)[:MAX_TEXT]
+            _log.warning(text, kind, shown, code, sentence, whose, extra={"device_id": shown, "code": code})
         if lines_left == 1:
             _log.warning(
                 "%d such lines within an hour: the next ones are only counted, by device and in all", MAX_LINES

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from structlog.contextvars import bound_contextvars
+
 from cloud.changes import Changes
 from cloud.guard.guarding import LOOK_S, REST_S
 from cloud.store.rollouts import Look
@@ -101,11 +103,12 @@ class RolloutsLoop:
             self._rests[release_id] = _Rest(revision=revision, not_before_s=not_before_s, due_s=due_s)
 
     def _reconcile(self, release_id: str) -> Look:
-        try:
-            look = self._store.rollouts.reconcile(release_id, listening_for_ms=self._listening_for_ms())
-        except FleetliftError as error:
-            self._tally.fail("rollout", str(getattr(error, "code", "failed")), release_id, error)
-            return Look()
+        with bound_contextvars(release_id=release_id):
+            try:
+                look = self._store.rollouts.reconcile(release_id, listening_for_ms=self._listening_for_ms())
+            except FleetliftError as error:
+                self._tally.fail("rollout", str(getattr(error, "code", "failed")), release_id, error)
+                return Look()
         if look.acted:
             self._changes.bump()
         return look

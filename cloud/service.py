@@ -11,6 +11,8 @@ import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Protocol
 
+from structlog.contextvars import bound_contextvars
+
 from cloud.artifacts import Artifacts
 from cloud.changes import Changes
 from cloud.link import LinkError, UpMessage
@@ -19,12 +21,14 @@ from cloud.refusals import Refusals
 from cloud.roles import TrustError
 from cloud.rollouts_loop import RolloutsLoop
 from cloud.shadowing import TooManyReleasesError
+from cloud.spans import Kind, span
 from cloud.store.errors import NotFoundError
 from cloud.store.store import Store
 from cloud.tally import Tally
 from cloud.trust import MetadataRepository
 from cloud.values import ChannelKey, OutboxItem, OutboxKind
 from protocol.codec import encode
+from protocol.down import Notice
 from protocol.errors import FleetliftError, ProtocolError
 from protocol.signing import NOTICE_TYPE, seal
 from protocol.topics import Topics
@@ -103,13 +107,18 @@ class Service:
         """Store what a device says and answer it; raises FleetliftError, and then the device says it again."""
         kind = type(message).__name__.lower()
         self.tally.receive(kind)
-        if device_id in self._revoked:  # the broker shuts it out, too; this is for what was on its way
-            self.tally.refuse(kind, "revoked", device_id, "The device is revoked.")
-        elif isinstance(message, Hello):
-            async with self._turn(device_id):
+        with (
+            bound_contextvars(device_id=device_id),
+            span(f"receive {kind}", Kind.CONSUMER, messaging__system="mqtt", fleetlift__device_id=device_id),
+        ):
+            if device_id in self._revoked:  # the broker shuts it out, too; this is for what was on its way
+                self.tally.refuse(kind, "revoked", device_id, "The device is revoked.")
+            elif isinstance(message, Hello):
+                _log.debug("hello, session %d", message.state.session)
+                async with self._turn(device_id):
+                    await self._reception.receive(device_id, message)
+            else:
                 await self._reception.receive(device_id, message)
-        else:
-            await self._reception.receive(device_id, message)
 
     def connected(self) -> None:
         """Take the link's word that it is connected (again)."""
@@ -155,8 +164,15 @@ class Service:
         await self._changes.wait(seen, LOOK_AGAIN_S)
 
     async def _tell(self, item: OutboxItem) -> bool:
+        named = "device_id" if item.kind is OutboxKind.DESIRED else "subject"
+        with bound_contextvars(**{named: item.key}), span(f"tell {item.kind.value}", fleetlift__subject=item.key):
+            return await self._tell_item(item)
+
+    async def _tell_item(self, item: OutboxItem) -> bool:
         try:
-            await self._say(item.kind, item.key)
+            notice = await self._say(item.kind, item.key)
+            if notice is not None:
+                await self._log_notice(item.key, notice)
         except LinkError:
             raise  # the whole outbox waits until the broker is back
         except (NotFoundError, ProtocolError, TrustError, TooManyReleasesError) as error:  # gone, or never to be said
@@ -167,13 +183,28 @@ class Service:
             return False
         return await asyncio.to_thread(self._store.outbox.settle, item)
 
-    async def _say(self, kind: OutboxKind, key: str) -> None:
-        """Compute a message from the truth and publish it: one at a time, so that an older one never comes last."""
-        async with self._turn(key if kind is OutboxKind.DESIRED else f"{kind.value}/{key}"):
-            await self._say_in_turn(kind, key)
-        self.tally.publish(kind.value)
+    async def _log_notice(self, channel: str, notice: Notice) -> None:
+        """Say which releases devices are told of now; with the newest's id goes the request that decided on it last."""
+        fields: dict[str, object] = {"releases": [f"v{it.label} {it.release_id}" for it in notice.releases]}
+        if notice.releases:
+            newest = notice.releases[0]
+            last = await asyncio.to_thread(self._store.audit.last, f"release/{newest.release_id}")
+            request_id = (last.origin or {}).get("request") if last else None
+            fields |= {"release_id": newest.release_id, "label": f"v{newest.label}"}
+            fields |= {"request_id": request_id} if request_id else {}
+        _log.info("the notice of %s is published, number %d", channel, notice.seq, extra=fields)
 
-    async def _say_in_turn(self, kind: OutboxKind, key: str) -> None:
+    async def _say(self, kind: OutboxKind, key: str) -> Notice | None:
+        """Compute a message from the truth and publish it: one at a time, so that an older one never comes last.
+
+        Returns the notice, if it was one.
+        """
+        async with self._turn(key if kind is OutboxKind.DESIRED else f"{kind.value}/{key}"):
+            notice = await self._say_in_turn(kind, key)
+        self.tally.publish(kind.value)
+        return notice
+
+    async def _say_in_turn(self, kind: OutboxKind, key: str) -> Notice | None:
         match kind:
             case OutboxKind.NOTICE:
                 channel = ChannelKey.parse(key)
@@ -181,6 +212,7 @@ class Service:
                 payload = await asyncio.to_thread(seal, notice, NOTICE_TYPE, self._repository.sign)
                 topic = self._topics.notice(channel.product, channel.group, channel.component)
                 await self._publish(topic, payload, retain=True)
+                return notice
             case OutboxKind.BUNDLE:
                 bundle = await asyncio.to_thread(self._repository.bundle, key)
                 await self._publish(self._topics.bundle(key), encode(bundle), retain=True)
@@ -189,6 +221,7 @@ class Service:
             case OutboxKind.ACCESS:
                 await self._learn_revoked()
                 await asyncio.to_thread(self._tell_access)
+        return None
 
     async def _learn_revoked(self) -> None:
         revocations = await asyncio.to_thread(self._store.certificates.revocations)
@@ -199,6 +232,10 @@ class Service:
         if device.online:  # one that is not asks when it comes back
             desired = await asyncio.to_thread(self._store.devices.desired_for, device_id)
             await self._publish(self._topics.down(device_id, "desired"), await self._reception.seal(desired))
+            otas = {"ota_id": desired.otas[-1].ota_id} if desired.otas else {}
+            _log.info(
+                "what it is to follow is published, number %d", desired.seq, extra={"device_id": device_id, **otas}
+            )
 
     async def _tell_all(self) -> None:
         """After each connection, publish every retained message again."""
@@ -255,7 +292,8 @@ class Service:
         return self._turns[zlib.crc32(of.encode()) % TURNS]
 
     async def _publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-        await self._link.publish(topic, payload, retain=retain)
+        with span("publish", Kind.PRODUCER, messaging__system="mqtt", messaging__destination__name=topic):
+            await self._link.publish(topic, payload, retain=retain)
 
     def counts(self) -> Mapping[str, Mapping[str, int]]:
         """Return what was counted."""

@@ -14,13 +14,14 @@ from typing import Any, Final
 from sqlmodel import Session, col, select
 
 from cloud.auditing import FIRST_PREV_HASH, canonical, hash_of
-from cloud.models import AuditRow
+from cloud.models import AuditRow, ReleaseRow
 from cloud.provenance import ORIGIN
 from cloud.store.engine import Change, Database
 from cloud.values import AuditHead, AuditView
 from protocol.codec import to_plain
 
 EXPORT_BATCH: Final = 500
+_IN_LINES: Final = frozenset({"release", "device", "ota"})
 
 
 class Audit:
@@ -119,7 +120,16 @@ def audit(change: Change, actor: str, action: str, subject: str, *, before: Any 
     row.hash = row_hash(_view(row))
     change.session.add(row)
     change.session.flush()
+    change.say(f"{action}: {subject}, by {actor}", action=action, actor=actor, **_fields_of(change, subject))
     return row
+
+
+def _fields_of(change: Change, subject: str) -> dict[str, Any]:
+    """Return what log lines about a subject say of it beside their words."""
+    kind, _, name = subject.partition("/")
+    if kind == "release" and (release := change.session.get(ReleaseRow, name)) is not None:
+        return {"release_id": name, "label": f"v{release.label}", "product": release.product}
+    return {f"{kind}_id": name} if kind in _IN_LINES else {}
 
 
 def row_hash(row: AuditView) -> str:

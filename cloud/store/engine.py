@@ -7,12 +7,14 @@ snapshot and wait for nobody. What is one database's own is here and in `cloud.s
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -27,12 +29,19 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlmodel import Session
 
 from cloud.models import CounterRow
+from cloud.spans import span
 from cloud.store.errors import StoreError, UnavailableError
 from cloud.store.postgresql import WRITING, postgresql_engines
 
 BUSY_TIMEOUT_MS: Final = 10_000
 POOL_SIZE: Final = 32
 MIGRATIONS: Final = Path(__file__).parent.parent / "migrations"
+PROBE_MS: Final = 1000
+"""How long somebody else may hold the database before it counts as not answering."""
+MAX_SAID: Final = 20
+"""How many of a change's lines its span tells."""
+_LOCKED: Final = "the database is locked by another program"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +50,11 @@ class Change:
 
     session: Session
     now_ms: int
+    lines: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+
+    def say(self, words: str, **fields: Any) -> None:
+        """Have the log say this once the change is stored, and not before; `fields` that are None are left out."""
+        self.lines.append((words, {name: value for name, value in fields.items() if value is not None}))
 
     def next_number(self, name: str) -> int:
         """Return the next number of a counter: 1, 2, ..."""
@@ -61,6 +75,7 @@ class Database:
         self._writing_engine = writing_engine
         self._now = now
         self._one_writer = threading.Lock()
+        self._waits_since_s: float | None = None
 
     @classmethod
     def open(cls, url: str, now: Callable[[], float]) -> Self:
@@ -90,11 +105,14 @@ class Database:
         """One transaction that changes rows: all of it happens, or nothing (and the error goes on to the caller)."""
         ended = False
         try:
-            with self._one_writer, Session(self._writing_engine, expire_on_commit=False) as session, session.begin():
-                session.connection()  # waits for its turn: its time is not before that of the change before it
-                yield Change(session, self.now_ms())
-                session.flush()
-                ended = True
+            with span("store change") as kept:
+                with self._turn() as session:
+                    change = Change(session, self.now_ms())
+                    yield change
+                    session.flush()
+                    ended = True
+                if said := [words for words, _ in change.lines]:
+                    kept.note(fleetlift__changes="; ".join(said[:MAX_SAID]))
         except SQLAlchemyError as error:
             lost = _is_lost(error)
             if ended and lost:
@@ -104,6 +122,57 @@ class Database:
                 ) from error
             kind, what = (UnavailableError, "was not reached for") if lost else (StoreError, "refused")
             raise kind(f"the database {what} a change: {_first_line(error)}; nothing was changed") from error
+        for words, fields in change.lines:
+            _log.info("%s", words, extra=fields)
+
+    @contextmanager
+    def _turn(self) -> Iterator[Session]:
+        """A transaction that may change rows, once it has its turn: its time is not before that of the one before."""
+        with self._one_writer, Session(self._writing_engine, expire_on_commit=False) as session, session.begin():
+            self._waits_since_s = time.monotonic()
+            try:
+                session.connection()
+            finally:
+                self._waits_since_s = None
+            yield session
+
+    def why_not_answering(self) -> str:
+        """Return what keeps rows from being read or changed now, in words; nothing if all is well. Takes seconds."""
+        try:
+            with self._engine.connect() as connection:
+                connection.exec_driver_sql("SELECT 1")
+            if not self._one_writer.acquire(blocking=False):  # a change of ours: waiting for somebody else's?
+                since_s = self._waits_since_s
+                waits = since_s is not None and 1000 * (time.monotonic() - since_s) > PROBE_MS
+                return _LOCKED if waits else ""
+            try:
+                self._probe()
+            finally:
+                self._one_writer.release()
+        except SQLAlchemyError as error:
+            _log.warning("the database does not answer: %s", _first_line(error))
+            return "the database does not answer"
+        except sqlite3.OperationalError:
+            return _LOCKED
+        return ""
+
+    def _probe(self) -> None:
+        """Have a turn at changing something, and change nothing."""
+        if self._engine.dialect.name != "sqlite":
+            with self._writing_engine.connect() as connection:
+                connection.exec_driver_sql("SELECT 1")
+            return
+        raw = self._engine.raw_connection()
+        try:
+            cursor = raw.cursor()
+            cursor.execute(f"PRAGMA busy_timeout={PROBE_MS}")
+            try:
+                cursor.execute("BEGIN IMMEDIATE")
+                cursor.execute("ROLLBACK")
+            finally:
+                cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+        finally:
+            raw.close()
 
     @contextmanager
     def reading(self) -> Iterator[Session]:

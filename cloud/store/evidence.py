@@ -17,6 +17,7 @@ from cloud.store.engine import Change
 from cloud.store.events import note
 from protocol.phases import Outcome, Phase
 from protocol.up import AttemptEntry, Entry
+from protocol.values import Via
 
 FROM_RESTART = frozenset({Phase.RESTARTING, Phase.PROVING, Phase.COMMITTING, Phase.ROLLING_BACK})
 BEFORE_DOWNLOADED = frozenset({Phase.IDLE, Phase.DOWNLOADING, Phase.VERIFYING})
@@ -37,6 +38,7 @@ def apply_entry(change: Change, device_id: str, journal_id: str, entry: Entry) -
         row = _new_attempt(device_id, journal_id, entry, said)
         row.begun_at_ms = change.now_ms
         _give_back(change, row)
+        _say(change, f"device.began: {said.component} {said.version}", row)
     if row.outcome is None:
         row.phase = said.phase.value
         row.downloaded = row.downloaded or _was_downloaded(said)
@@ -137,9 +139,8 @@ _TOLD = {
 def _tell(change: Change, kind: str, row: AttemptRow, detail: str) -> None:
     """Note what became of an attempt; what it came of is the device's own word, believed of its own product alone."""
     device = change.session.get_one(DeviceRow, row.device_id)
-    release = change.session.get(ReleaseRow, row.source_id)
-    if release is not None and release.product != device.product:
-        release = None
+    release = _release_of(change.session, row, device)
+    _say(change, f"{kind}: {row.component} {row.version}", row)
     note(
         *(change, kind, f"device/{device.id}", device.product),
         source=f"release/{release.id}" if release else None,
@@ -153,6 +154,25 @@ def _tell(change: Change, kind: str, row: AttemptRow, detail: str) -> None:
         attempt_id=row.attempt_id,
         reason=row.reason,
         detail=detail,
+    )
+
+
+def _release_of(session: Session, row: AttemptRow, device: DeviceRow) -> ReleaseRow | None:
+    release = session.get(ReleaseRow, row.source_id)
+    return release if release is not None and release.product == device.product else None
+
+
+def _say(change: Change, words: str, row: AttemptRow) -> None:
+    """Have the log say what became of an attempt, by the ids under which the device's own log says it."""
+    release = _release_of(change.session, row, change.session.get_one(DeviceRow, row.device_id))
+    change.say(
+        words,
+        device_id=row.device_id,
+        attempt_id=row.attempt_id,
+        **({} if row.via == Via.PIN else {f"{row.via}_id": row.source_id}),
+        label=f"v{release.label}" if release else None,
+        reason=row.reason,
+        detail=row.detail or None,
     )
 
 

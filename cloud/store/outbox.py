@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import delete, insert
+from sqlalchemy import delete, func, insert
 from sqlmodel import col, select
 
 from cloud.models import OutboxRow
@@ -30,6 +30,13 @@ class Outbox:
             query = query.where(col(OutboxRow.kind) == kind.value)
         with self._database.reading() as session:
             return tuple(OutboxItem(OutboxKind(row.kind), row.key, row.revision) for row in session.exec(query))
+
+    def depth(self) -> dict[OutboxKind, int]:
+        """Return how much is to be told, of each kind."""
+        query = select(OutboxRow.kind, func.count()).group_by(col(OutboxRow.kind))
+        with self._database.reading() as session:
+            found = dict(iter(session.exec(query)))
+        return {kind: found.get(kind.value, 0) for kind in OutboxKind}
 
     def settle(self, item: OutboxItem) -> bool:
         """Strike an item out; False if it changed since it was taken, so that it must be told again."""

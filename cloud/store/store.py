@@ -91,6 +91,10 @@ class Store:
         """
         return cls(Database.open(url, now))
 
+    def why_not_answering(self) -> str:
+        """Return what keeps rows from being read or changed now, in words; nothing if all is well. Takes seconds."""
+        return self._database.why_not_answering()
+
     def close(self) -> None:
         """Close all connections."""
         self._database.close()
