@@ -4,18 +4,16 @@ A home holds `cloud/` (what the server needs) and `operator/` (what the server n
 name, the line and the key of whatever is wrong in it; nothing is ever half read.
 """
 
-import difflib
 import os
-import re
-import tomllib
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from cloud.settings_files import read_settings
 from protocol.chunks import MAX_BLOB_BYTES
 from protocol.errors import FleetliftError, UserError
 from protocol.topics import DEFAULT_ROOT, Topics
@@ -28,12 +26,6 @@ DEFAULT_CLOUD_PORT: Final = 18322
 MQTT_PORT: Final = 1883
 MQTT_CLOUD_PORT: Final = 8884
 MQTTS_PORT: Final = 8883
-MAX_SETTINGS_BYTES: Final = 256 * 1024
-_TABLE = re.compile(r"\s*\[\s*([A-Za-z0-9_.\"' -]+?)\s*\]")
-_KEY = re.compile(r"\s*(?:\"([^\"]+)\"|'([^']+)'|([A-Za-z0-9_-]+))\s*(?:\.[^=]*)?=")
-_SYNTAX_LINE = re.compile(r" \(at line (\d+), column (\d+)\)$")
-
-M = TypeVar("M", bound=BaseModel)
 
 
 class _Section(BaseModel):
@@ -62,7 +54,7 @@ class ServerSettings(_Section):
     docs_url: str | None = None
     """Where the site of the documents stands, if it is elsewhere; refused requests link to it."""
     docs_dir: str | None = None
-    """The site as `make docs` built it, which the server then serves at /docs/, and links to."""
+    """The site as `make docs` built it, served at /docs/; without it only the catalogue of codes is there."""
 
     @field_validator("public_url", "docs_url")
     @classmethod
@@ -170,6 +162,24 @@ class LogSettings(_Section):
     """Lines for people, or a JSON object a line."""
 
 
+class TracingSettings(_Section):
+    """Traces in OpenTelemetry's format; nobody is sent any unless `endpoint` is set. Needs the extra `tracing`."""
+
+    endpoint: str | None = None
+    """A collector's address for OTLP over HTTP, as http://collector:4318."""
+    ca_file: str | None = None
+    """What the collector's certificate is checked by (PEM); without it, by the system's list."""
+    sampled_percent: int = Field(default=100, ge=0, le=100)
+    """How many of a hundred traces are kept; one that the caller of a request keeps is kept here, too."""
+
+    @field_validator("endpoint")
+    @classmethod
+    def _check_url(cls, value: str | None) -> str | None:
+        if value is not None and (urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname):
+            raise ValueError("is an address that starts with http:// or https://")
+        return value
+
+
 class Settings(_Section):
     """The whole of `fleetlift.toml`."""
 
@@ -181,6 +191,7 @@ class Settings(_Section):
     webhooks: WebhookSettings = WebhookSettings()
     console: ConsoleSettings = ConsoleSettings()
     log: LogSettings = LogSettings()
+    tracing: TracingSettings = TracingSettings()
 
 
 class OperatorContext(_Section):
@@ -308,12 +319,12 @@ def load_settings(path: Path) -> Settings:
         UserError: the file cannot be read, is not TOML, or has a key or value that is not known or not possible;
             the text names the file, the line and the key.
     """
-    return _load(path, Settings)
+    return read_settings(path, Settings)
 
 
 def load_context(path: Path) -> OperatorContext:
     """Return the operator's context; a missing file gives the defaults. Raises UserError as `load_settings` does."""
-    return _load(path, OperatorContext)
+    return read_settings(path, OperatorContext)
 
 
 def read_broker_password(home: Home, settings: Settings) -> str | None:
@@ -327,72 +338,3 @@ def read_broker_password(home: Home, settings: Settings) -> str | None:
         raise UserError(f"the broker's password file {path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError:  # its text would quote the password
         raise UserError(f"the broker's password file {path} is not text in UTF-8.") from None
-
-
-def _load(path: Path, kind: type[M]) -> M:
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_SETTINGS_BYTES + 1)
-    except FileNotFoundError:
-        return kind()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}. Nothing was started or changed.") from error
-    if len(raw) > MAX_SETTINGS_BYTES:
-        raise UserError(f"{path} has more than {MAX_SETTINGS_BYTES} bytes. Nothing was started or changed.")
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise _refusal(path, raw[: error.start].count(b"\n") + 1, "the text is not UTF-8") from None
-    try:
-        return kind.model_validate(tomllib.loads(text))
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        location = tuple(str(part) for part in first["loc"])
-        raise _refusal(path, _line_of(text, location), _explain(kind, location, dict(first))) from None
-    except (ValueError, RecursionError) as error:  # also thousands of digits, and of brackets
-        raise _syntax_refusal(path, text, str(error)) from None
-
-
-def _refusal(path: Path, line: int, why: str) -> UserError:
-    return UserError(f"{path}, line {line}: {why}. Nothing was started or changed; correct the file and try again.")
-
-
-def _syntax_refusal(path: Path, text: str, problem: str) -> UserError:
-    where = _SYNTAX_LINE.search(problem)
-    line = int(where[1]) if where else text.count("\n") + 1
-    key = _KEY.match((text.splitlines() or [""])[min(line, len(text.splitlines()) or 1) - 1])
-    at_key = f"at the key '{next(name for name in key.groups() if name)}': " if key else ""
-    return _refusal(path, line, f"{at_key}not TOML: {_SYNTAX_LINE.sub('', problem)}")
-
-
-def _explain(kind: type[BaseModel], location: tuple[str, ...], problem: dict[str, Any]) -> str:
-    name = ".".join(location)
-    if problem["type"] != "extra_forbidden":
-        why = str(problem["msg"]).removeprefix("Value error, ")
-        return f"the key '{name}': {why[:1].lower()}{why[1:]}"
-    known = _known_keys(kind, location[:-1])
-    close = difflib.get_close_matches(location[-1], known, n=1)
-    hint = f"did you mean '{close[0]}'?" if close else f"known here: {', '.join(known)}"
-    return f"the key '{name}' is not known ({hint})"
-
-
-def _known_keys(kind: type[BaseModel], path: tuple[str, ...]) -> list[str]:
-    for part in path:
-        annotation = kind.model_fields[part].annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            kind = annotation
-    return sorted(kind.model_fields)
-
-
-def _line_of(text: str, location: tuple[str, ...]) -> int:
-    """Return the line on which a key stands: TOML readers tell values, not places."""
-    table: tuple[str, ...] = ()
-    best = 1
-    for number, line in enumerate(text.splitlines(), start=1):
-        if header := _TABLE.match(line):
-            table = tuple(part.strip(" \"'") for part in header[1].split("."))
-            if table == location[: len(table)]:
-                best = number
-        elif (key := _KEY.match(line)) and (*table, next(name for name in key.groups() if name)) == location:
-            return number
-    return best

@@ -90,7 +90,7 @@ class Watching:
         self._summed: dict[str, _Summed] = {}
         self._numbers = Sparing(
             lambda key: store.overview.numbers(quiet_after_ms=int(key)),
-            lambda it: sum(it.attempts.values()) >= MANY,
+            lambda it: sum(it.attempts.values()) + sum(it.running.values()) >= MANY,
             clock,
         )
         self._begun: Sparing[tuple[Begun, ReleaseMetrics]] = Sparing(

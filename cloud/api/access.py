@@ -14,6 +14,7 @@ from cloud.access.roles import EVERYTHING, Caller, Role
 from cloud.access.rules import RULES, Body, Rule, Subject
 from cloud.api.backend import Backend, CallerDep, backend_of
 from cloud.api.middleware import origin_of
+from cloud.api.observing import ACTOR
 from cloud.api.problems import ApiError
 from cloud.provenance import CONSOLE, ORIGIN, Origin
 from cloud.store.errors import NotFoundError
@@ -35,6 +36,7 @@ async def authorize(request: Request, caller: CallerDep) -> None:
     rule = RULES.get(request.scope["route"].name)
     body = await _body_of(request) if rule and (rule.of in _IN_BODY or rule.asks) else _NOTHING
     ORIGIN.set(replace(ORIGIN.get() or Origin(), token=caller.token))
+    request.scope[ACTOR] = caller.name
     await asyncio.to_thread(check, backend_of(request), rule, caller, request.path_params, body)
 
 
@@ -56,6 +58,7 @@ def authorize_as(
     if body is None:
         body = {name: texts[-1].strip() for name, texts in (form or {}).items() if texts}
     ORIGIN.set(replace(ORIGIN.get() or origin_of(request.scope), via=CONSOLE, token=caller.token))
+    request.scope[ACTOR] = caller.name
     check(backend_of(request), RULES.get(operation), caller, path, body, known=True)
 
 

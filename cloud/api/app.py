@@ -36,6 +36,7 @@ from cloud.api.access import authorize
 from cloud.api.backend import Backend
 from cloud.api.limiting import ENROLMENT_TRIES, ENROLMENTS_PER_S, PASSWORD_TRIES, PASSWORDS_PER_S, Tries
 from cloud.api.middleware import BodyLimit, KnowOrigin, NoteChanges
+from cloud.api.observing import Observe
 from cloud.api.problems import ANSWERS, answer_errors
 from cloud.manual import manual_of
 from cloud.retention import HOUR_MS
@@ -96,6 +97,7 @@ def create_app(backend: Backend) -> FastAPI:
     limit = backend.settings.server.max_request_bytes
     app.add_middleware(BodyLimit, limit_of=lambda path: _max_bytes(path, limit))
     app.add_middleware(NoteChanges, changes=backend.changes)
+    app.add_middleware(Observe, numbers=backend.requests, prefix=PREFIX)
     app.add_middleware(KnowOrigin)
     return app
 

@@ -19,6 +19,7 @@ from cloud.config import Settings
 from cloud.intake import Intake
 from cloud.pki.authorities import Authorities
 from cloud.refusals import Refusals
+from cloud.request_numbers import RequestNumbers
 from cloud.store.store import Store
 from cloud.surveying import Surveying
 from cloud.trust import MetadataRepository
@@ -39,8 +40,8 @@ class Backend:
 
     `broker_url` is what devices are told, `base_url` what links in answers begin with; `why_not_ready` says in a word
     what keeps devices from being served, and nothing when all is well; `counters` gives what the loops have counted,
-    `refusals` what they refused of each device; `authorities` sign devices' certificates, where TLS is spoken;
-    `secrets` are what webhooks are signed with.
+    `refusals` what they refused of each device, `requests` counts what was asked over HTTP; `authorities` sign devices'
+    certificates, where TLS is spoken; `secrets` are what webhooks are signed with.
     """
 
     store: Store
@@ -54,6 +55,7 @@ class Backend:
     why_not_ready: Callable[[], str] = str
     counters: Callable[[], Mapping[str, Mapping[str, int]]] = dict
     refusals: Refusals = field(default_factory=Refusals)
+    requests: RequestNumbers = field(default_factory=RequestNumbers)
     authorities: Authorities | None = None
     secrets: SecretFiles | None = None
 

@@ -1,15 +1,16 @@
 """The server itself: what it is, whether it is well, its metrics, its audit."""
 
+import asyncio
 import importlib.metadata
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
-from cloud.api.backend import CallerDep, Server, Watched
+from cloud.api.backend import CallerDep, Server, Watched, backend_of
 from cloud.api.documents import SystemPage
 from cloud.api.exposition import expose
 from cloud.auditing import Verdict, verify
@@ -24,6 +25,8 @@ _METRICS: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
+PROBE_TIMEOUT_S: Final = 4.0
+"""How long the database has to answer; whoever asks whether the server is ready does not wait long."""
 LINES: Final = "application/x-ndjson"
 _LINES: Final[dict[int | str, dict[str, Any]]] = {
     HTTPStatus.OK.value: {"content": {LINES: {"schema": {"type": "string"}}}}
@@ -106,20 +109,30 @@ def export_audit(server: Server) -> StreamingResponse:
 def show_metrics(server: Server, watched: Watched) -> Response:
     """Return metrics in the text format of Prometheus, none of them per device."""
     numbers, enabled = watched.numbers(quiet_after_ms=server.settings.devices.quiet_after_hours * HOUR_MS)
-    text = expose(numbers, server.store.metrics.online(), server.counters(), enabled)
+    text = expose(
+        *(numbers, server.store.metrics.online(), server.counters(), enabled),
+        outbox=server.store.outbox.depth(),
+        requests=server.requests,
+    )
     return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
 @probes.get("/livez")
-def live() -> Health:
-    """Tell that the process answers."""
+async def live() -> Health:
+    """Tell that the process answers, whatever it waits for."""
     return Health(status="alive")
 
 
 @probes.get("/readyz", responses={HTTPStatus.SERVICE_UNAVAILABLE.value: {"model": Health}})
-def ready(server: Server, response: Response) -> Health:
-    """Tell whether devices are served: the broker is reached and the database answers."""
+async def ready(request: Request, response: Response) -> Health:
+    """Tell whether devices are served: the broker is reached, the database answers and can be changed."""
+    server = backend_of(request)
     why_not = server.why_not_ready()
+    if not why_not:
+        try:
+            why_not = await asyncio.wait_for(asyncio.to_thread(server.store.why_not_answering), PROBE_TIMEOUT_S)
+        except TimeoutError:
+            why_not = "the database does not answer in time"
     if why_not:
         response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
     return Health(status=why_not or "ready")

@@ -9,9 +9,9 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +28,7 @@ from cloud.cli.context import Command, Operator, pass_operator
 from cloud.cli.initialise import Plan, database_url, make_home, online_key_path, settle
 from cloud.cli.listening import QuietServer, listen
 from cloud.cli.logs import configure_logging
+from cloud.cli.observing import counters, tracing
 from cloud.cli.securing import Security, check_tls, listeners, reachable_host, url_of
 from cloud.config import Home, Settings, is_loopback, load_settings, parse_broker_url, read_broker_password
 from cloud.connection import BrokerAccess
@@ -39,6 +40,7 @@ from cloud.provenance import ORIGIN, SERVER, Origin
 from cloud.refusals import Refusals
 from cloud.service import Service
 from cloud.site import create_site
+from cloud.spans import TRACER, Tracer
 from cloud.store.store import Store
 from cloud.streams import Streams
 from cloud.tls import modern
@@ -74,6 +76,7 @@ class Parts:
     secrets: SecretFiles
     sender: Sender
     manual: ManualSite | None
+    tracer: Tracer | None
 
     @property
     def url(self) -> str:
@@ -149,6 +152,7 @@ def _open(home: Home, settings: Settings, stack: contextlib.ExitStack) -> Parts:
     check_tls(settings)
     manual = ManualSite(home.storage_path(settings.server.docs_dir)) if settings.server.docs_dir else None
     stack.enter_context(_alone(home.cloud / "serve.lock"))
+    tracer = stack.enter_context(tracing(home, settings))
     store = stack.enter_context(Store.open(database_url(home, settings), time.time))
     key = OnlineKey.load_or_create(online_key_path(home, settings))
     repository = MetadataRepository(home.storage_path(settings.storage.metadata), key)
@@ -173,6 +177,7 @@ def _open(home: Home, settings: Settings, stack: contextlib.ExitStack) -> Parts:
         secrets=SecretFiles(home.webhooks),
         sender=sender,
         manual=manual,
+        tracer=tracer,
     )
 
 
@@ -231,6 +236,7 @@ def _alone(path: Path) -> Iterator[None]:
 
 async def _run(parts: Parts, operator: Operator) -> None:
     ORIGIN.set(Origin(via=SERVER))  # of what its loops decide
+    TRACER.set(parts.tracer)
     stop, connected = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -272,7 +278,7 @@ async def _run(parts: Parts, operator: Operator) -> None:
         broker_url=parts.device_url,
         changes=changes,
         why_not_ready=lambda: "" if link.is_connected else "the broker is not reached",
-        counters=lambda: _counters(service, link, streams),
+        counters=lambda: counters(service, link, streams),
         refusals=refusals,
         authorities=parts.security.authorities if parts.security else None,
         secrets=parts.secrets,
@@ -309,14 +315,6 @@ async def _run(parts: Parts, operator: Operator) -> None:
                 task.cancel()
     finally:
         await asyncio.to_thread(streams.stop)
-
-
-def _counters(service: Service, link: Link, streams: Streams) -> Mapping[str, Mapping[str, int]]:
-    sent = asdict(streams.counts())
-    refused = {f"chunks_{kind}": count for kind, count in sent.pop("refused").items()}
-    refused |= {f"{kind}_{code}": count for (kind, code), count in link.refused().items()}
-    counted = service.counts()
-    return {**counted, "received": link.received(), "refused": {**counted["refused"], **refused}, "streams": sent}
 
 
 async def _keep_broker(broker: EmbeddedBroker | None) -> None:

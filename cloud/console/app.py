@@ -14,6 +14,7 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from cloud.api.backend import Backend
 from cloud.api.middleware import App, BodyLimit, KnowOrigin, Message, NoteChanges, Receive, Send
+from cloud.api.observing import Observe
 from cloud.api.problems import STATUSES, ApiError, code_of
 from cloud.console import assets, catalogue, live, login, rooms, templating
 from cloud.console.counts import Counts
@@ -58,6 +59,7 @@ def create_console(backend: Backend, watching: Watching, surveying: Surveying) -
     app.add_middleware(NoteChanges, changes=backend.changes)
     app.add_middleware(GZipMiddleware, minimum_size=SMALL_BYTES)
     app.add_middleware(SayHeaders)
+    app.add_middleware(Observe, numbers=backend.requests)
     app.add_middleware(KnowOrigin)
     return app
 

@@ -10,7 +10,7 @@ from sqlalchemy import select as select_columns
 from sqlmodel import Session, col
 
 from cloud.event_models import DeliveryRow
-from cloud.models import AttemptRow, DeviceRow
+from cloud.models import AttemptRow, ComponentRow, DeviceRow
 from cloud.rollout_models import RolloutRow
 from cloud.store.engine import Database
 from cloud.store.quiet import went_quiet
@@ -18,9 +18,13 @@ from cloud.store.quiet import went_quiet
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetNumbers:
-    """How many there are: `attempts` by (outcome, reason), `quiet` devices by product, deliveries by webhook."""
+    """How many there are: `running` devices by (product, component, version), `attempts` by (outcome, reason), ...
+
+    `quiet` devices by product, deliveries by webhook.
+    """
 
     rollouts: Mapping[str, int]
+    running: Mapping[tuple[str, str, str], int]
     attempts: Mapping[tuple[str, str], int]
     quiet: Mapping[str, int]
     pending: Mapping[str, int]
@@ -46,6 +50,12 @@ class Overview:
             .where(waits.is_(None), col(DeliveryRow.delivered_at_ms).is_(None))
             .group_by(webhook)
         )
+        product, component, version = col(DeviceRow.product), col(ComponentRow.component), col(ComponentRow.version)
+        by_version = (
+            select_columns(product, component, version, func.count())
+            .join(DeviceRow, col(DeviceRow.id) == col(ComponentRow.device_id))
+            .group_by(product, component, version)
+        )
         with self._database.reading() as session:
             attempts: dict[tuple[str, str], int] = {}
             for said, why, is_back, count in session.execute(by_outcome):
@@ -58,6 +68,7 @@ class Overview:
             )
             return FleetNumbers(
                 rollouts=_pairs(session, by_status),
+                running={(product, part, version): n for product, part, version, n in session.execute(by_version)},
                 attempts=attempts,
                 quiet=_pairs(session, quiet),
                 pending=_pairs(session, pending),
