@@ -113,6 +113,7 @@ def _standing(visit: Visiting, device_id: str) -> dict[str, Any]:
         "otas": [_ota(visit, it.ota_id) for it in device.otas],
         "traces": [(it, tuple(_step(step) for step in it.decision.trace)) for it in why.components],
         "sets": [(it, _turn(it, device_id)) for it in sets],
+        "has_turn": any(_turn(it, device_id) is Standing.HOLDS for it in sets),
         "now_ms": why.at_ms,
         "may_operate": visit.may(Role.OPERATOR, device.product),
         "everyone": EVERYONE,

@@ -168,7 +168,7 @@ def show_devices(visit: Visit) -> Response:
     is_part = visit.is_fragment and visit.request.headers.get("hx-target", "").endswith("found")
     product = asked.values.get("product")
     return visit.page(
-        "devices.html#found" if is_part else "devices.html",
+        "devices_found.html" if is_part else "devices.html",
         status=HTTPStatus.OK if is_part else status,
         asked=asked,
         here=here,

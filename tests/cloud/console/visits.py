@@ -85,10 +85,11 @@ class Page:
         for label, value in (values or {}).items():
             control = _control(form, label)
             name = str(control["name"])
-            sent = [(key, text) for key, text in sent if key != name]
+            is_box, own = control.get("type") == "checkbox", str(control.get("value", "on"))
+            sent = [(key, text) for key, text in sent if key != name or (is_box and text != own)]
             if control.get("type") in ("checkbox", "radio"):
                 if value:
-                    sent.append((name, str(control.get("value", "on"))))
+                    sent.append((name, own))
             else:
                 items = value if isinstance(value, list) else [value]
                 sent += [(name, str(item)) for item in items]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 
@@ -131,10 +132,7 @@ def test_what_cannot_be_is_refused_before_anything_is_done(store: Store) -> None
         (order(Deed.ADD_TO_GROUP, group="everyone"), ["pi-1"], ConflictError, "every device is in group"),
         (order(Deed.REMOVE_FROM_GROUP, group="found"), ["pi-1"], ConflictError, "taken out by hand"),
     ):
-        for refused in (
-            lambda o=wrong, d=devices: store.bulk.do(o, d, by=ANN),
-            lambda o=wrong, d=devices: store.bulk.check(o, d),
-        ):
+        for refuse in (partial(store.bulk.do, by=ANN), store.bulk.check):
             with pytest.raises(kind, match=said):
-                refused()
+                refuse(wrong, devices)
     assert store.audit.head() == before
