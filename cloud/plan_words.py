@@ -42,7 +42,8 @@ def plan_of(said: Mapping[str, Any], percentage: int, now: datetime | None = Non
         if plan is not None:
             structure(plan, Policy)
     except ProtocolError as error:
-        raise UserError(f"{error}. Nothing was changed.") from None
+        words = str(error).partition(": ")[2].removesuffix(" @ $") or str(error)
+        raise UserError(f"{words}. Nothing was changed.") from None
     del checked
     return ({"plan": plan} if plan is not None else {}) | ({"terms": terms} if terms else {})
 

@@ -147,13 +147,14 @@ def set_capabilities(request: Request, visit: Visit, product: str) -> Response:
 
 
 def _change(form: Form) -> ProductChange:
-    ota, distribution = form.text("ota"), form.text("distribution")
-    if ota not in ("", "on", "off") or distribution not in ("", "hybrid", "base-only"):
+    ota, distribution, approvals = form.text("ota"), form.text("distribution"), form.number("approvals")
+    is_known = ota in ("", "on", "off") and distribution in ("", "hybrid", "base-only")
+    if not is_known or (not ota and not distribution and approvals is None):
         raise RefusedError("The page did not say what is to be changed. Nothing was changed; load it again.")
     return ProductChange(
         ota_enabled=ota == "on" if ota else None,
         base_only=distribution == "base-only" if distribution else None,
-        approvals=form.number("approvals"),
+        approvals=approvals,
     )
 
 

@@ -132,10 +132,21 @@ def _phases(form: Form) -> tuple[str, ...]:
 
 def _gates(form: Form) -> tuple[str, ...]:
     rates = form.text("tolerable", "2"), form.text("intolerable", "20")
-    found = ["failures:{}%/{}%".format(*(it.removesuffix("%").strip() or "0" for it in rates))]
+    tolerable, intolerable = (it.removesuffix("%").strip() or "0" for it in rates)
+    if _is_less(intolerable, tolerable):
+        said = f"{tolerable:.20} % of failures are to be tolerable and {intolerable:.20} % not"
+        raise RefusedError(f"{said}, which cannot be. Nothing was changed; make the second more than the first.")
+    found = [f"failures:{tolerable}%/{intolerable}%"]
     quiet_after = form.text("quiet_after") or "1h"
     found.append(f"silence:{quiet_after}" if form.ticked("silence") else "silence:off")
     return (*found, *_lines(form, "health"))
+
+
+def _is_less(one: str, other: str) -> bool:
+    try:
+        return float(one) <= float(other)
+    except ValueError:  # which whoever reads the gate says better
+        return False
 
 
 def _conditions(form: Form) -> dict[str, Any]:

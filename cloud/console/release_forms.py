@@ -71,7 +71,7 @@ def _release(visit: Visiting, key: ChannelKey, asked: Asked) -> Response:
 def _question(visit: Visiting, key: ChannelKey, asked: Asked) -> Question:
     body = asked.body
     says = [
-        f"{body['percentage']} % of {key.group}" if "plan" not in body else f"by a plan, to {key.group}",
+        f"{body['percentage']} % of {key.group}" if "plan" not in body else f"By a plan, to {key.group}",
         "online devices take it at once" if body["urgency"] == "immediate" else "taken at the next session",
     ]
     says += [name for name in ("mandatory", "forced") if body[name]]
@@ -87,6 +87,7 @@ def _question(visit: Visiting, key: ChannelKey, asked: Asked) -> Question:
         says=tuple(says),
         plan_line=asked.line("plan", "--devices"),
         may_release=visit.may(Role.RELEASE_MANAGER, key.product),
+        tells_same=True,
     )
 
 
@@ -108,7 +109,7 @@ def _form(visit: Visiting, key: ChannelKey, *, refused: str = "") -> Response:
     return visit.page(
         "release_form.html",
         status=HTTPStatus.UNPROCESSABLE_ENTITY if refused else HTTPStatus.OK,
-        refused=refused,
+        refused=refused[:1].upper() + refused[1:],
         key=key,
         crumbs=_crumbs(key),
         action=channel_path(key, "release"),

@@ -11,8 +11,9 @@ from typing import Any, Final
 
 from fastapi import Response
 
-from cloud.api.documents import ForecastRequest
+from cloud.api.documents import ForecastRequest, NewRelease
 from cloud.api.preflight import PlannedDevice, PlanRequest, ReleasePlan, check_plan, plan_release
+from cloud.api.sameness import find_same_release
 from cloud.console.forms import CSRF_FIELD, RefusedError
 from cloud.console.templating import grouped
 from cloud.console.visiting import Visiting
@@ -37,6 +38,8 @@ class Question:
     says: tuple[str, ...] = ()
     plan_line: str = ""
     may_release: bool = True
+    tells_same: bool = False
+    """Whether it is worth a word that a release says the same already."""
     back: str = ""
     """Where it is left to; without it the form before is shown again."""
 
@@ -63,6 +66,11 @@ def ask(visit: Visiting, question: Question, *, refused: str = "") -> Response:
         product=question.body["product"],
     )
     reach = plan.counts.get(TAKES, 0)
+    again = visit.do(
+        "find_same_release",
+        lambda: find_same_release(visit.server, NewRelease(**question.body)),
+        product=question.body["product"],
+    )
     status = HTTPStatus.CONFLICT if refused else HTTPStatus.OK
     return visit.page(
         "release_review.html",
@@ -75,6 +83,7 @@ def ask(visit: Visiting, question: Question, *, refused: str = "") -> Response:
         typed=has_to_type(visit, reach),
         fields=[(name, text) for name, texts in visit.form.fields.items() if name not in STEPS for text in texts],
         refused=refused,
+        same=again.same.release if again.same and question.tells_same else None,
     )
 
 
