@@ -243,7 +243,7 @@ def _page(
         found=found,
         refused="" if said else refused,
         said=said,
-        ranks=len(list_groups(server, caller, product)),
+        ranks=show_group(server, product, EVERYONE, members=False).group.rank,
         members=list_devices(server, caller, product=product, group=group, limit=LISTED).devices,
         asked=asked,
         match=match,

@@ -91,8 +91,10 @@ def nobody_has(session: Session, product: str, query: Query) -> tuple[str, ...]:
     """Return the components that a query looks at and that neither a device nor a firmware of the product has."""
     unknown = []
     for name in sorted(query.components):
-        installed = select(ComponentRow.device_id).where(
-            col(ComponentRow.component) == name, col(ComponentRow.device_id).in_(ids_of(product))
+        installed = (
+            select(ComponentRow.device_id)
+            .join(DeviceRow, col(DeviceRow.id) == col(ComponentRow.device_id))
+            .where(col(ComponentRow.component) == name, col(DeviceRow.product) == product)
         )
         made = select(FirmwareRow.id).where(col(FirmwareRow.product) == product, col(FirmwareRow.component) == name)
         if session.exec(installed.limit(1)).first() is None and session.exec(made.limit(1)).first() is None:
