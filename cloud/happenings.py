@@ -137,6 +137,23 @@ def _taken_back(data: Mapping[str, Any]) -> str:
     return _join("its success with", _firmware(data), "is taken back") + _why(data)
 
 
+def _opened(data: Mapping[str, Any]) -> str:
+    share = data.get("percentage")
+    covers = f"{share} %" if share is not None else data.get("group") and f"group {data['group']}"
+    return _join("phase", data.get("phase"), "of", data.get("of"), "is open") + (f" ({covers})" if covers else "")
+
+
+def _stopped(data: Mapping[str, Any]) -> str:
+    what = "rolled back" if data.get("then") == "roll_back" else "paused"
+    return f"{what} by the gate {_value(data.get('gate'))}"
+
+
+def _because(data: Mapping[str, Any]) -> str:
+    after = data.get("after")
+    why = data.get("why") or (after.get("why") if isinstance(after, Mapping) else None)
+    return f": {why}" if why else ""
+
+
 def _firmware(data: Mapping[str, Any]) -> str:
     return _join(data.get("component"), data.get("version"))
 
@@ -179,6 +196,13 @@ _WORDS: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
     "release.created": _created,
     "release.patched": _patched,
     "release.disabled": lambda _data: "disabled",
+    "rollout.phase": lambda data: _opened(data) + _because(data),
+    "rollout.gate": lambda data: _stopped(data) + _because(data),
+    "rollout.stratum_stopped": lambda data: f"stopped for {_value(data.get('stratum'))}" + _because(data),
+    "rollout.paused": lambda data: "paused" + _because(data),
+    "rollout.resumed": lambda _data: "resumed",
+    "rollout.aborted": lambda data: "aborted" + _because(data),
+    "rollout.completed": lambda data: "completed" + _because(data),
     "device.updated": _updated,
     "device.rolled_back": _back,
     "device.failed": _failed,

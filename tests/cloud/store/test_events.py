@@ -4,7 +4,7 @@ import sqlite3
 
 import pytest
 
-from cloud.happenings import Moment
+from cloud.happenings import Moment, describe
 from cloud.store.errors import ConflictError
 from cloud.store.store import Store
 from cloud.values import ReleasePatch
@@ -153,3 +153,23 @@ def test_a_timeline_is_read_by_its_index(store: Store, url: str) -> None:
         about = "subject = 'release/x' OR (source = 'release/x' AND kind IN ('a'))"
         plan = database.execute(f"EXPLAIN QUERY PLAN SELECT * FROM event WHERE {about}").fetchall()  # noqa: S608
     assert all("SCAN" not in row[3] for row in plan), plan
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "words"),
+    [
+        (
+            "rollout.phase",
+            {"phase": 2, "of": 3, "percentage": 50, "why": "1 is over"},
+            "phase 2 of 3 is open (50 %): 1 is over",
+        ),
+        ("rollout.phase", {"phase": 1, "of": 2, "group": "pilot"}, "phase 1 of 2 is open (group pilot)"),
+        ("rollout.gate", {"gate": "failures", "then": "pause", "why": "3 of 4"}, "paused by the gate failures: 3 of 4"),
+        ("rollout.gate", {"gate": "silence", "then": "roll_back"}, "rolled back by the gate silence"),
+        ("rollout.stratum_stopped", {"stratum": "pi4 on 1.0.0"}, "stopped for pi4 on 1.0.0"),
+        ("rollout.paused", {"why": "odd"}, "paused: odd"),
+        ("rollout.completed", {}, "completed"),
+    ],
+)
+def test_what_a_rollout_did_is_told_in_words(kind: str, data: dict[str, object], words: str) -> None:
+    assert describe(kind, data) == words
