@@ -30,13 +30,13 @@ class Streams:
 
 
 @router.get("/live")
-async def listen(request: Request, visit: Visit) -> Response:
-    """Say `changed` whenever something changed, at most once a second."""
+async def listen(request: Request, visit: Visit, seen: int | None = None) -> Response:
+    """Say `changed` whenever something changed since the revision that a page has seen, at most once a second."""
     streams: Streams = request.app.state.streams
     if streams.open >= MAX_STREAMS:
         return Response(status_code=HTTPStatus.SERVICE_UNAVAILABLE, headers={"Retry-After": "30"})
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    words = _words(request, streams, visit.server.changes)
+    words = _words(request, streams, visit.server.changes, seen)
     return StreamingResponse(words, media_type="text/event-stream", headers=headers)
 
 
@@ -46,12 +46,12 @@ def show_strip(visit: Visit) -> Response:
     return visit.page("strip.html")
 
 
-async def _words(request: Request, streams: Streams, changes: Changes) -> AsyncIterator[str]:
+async def _words(request: Request, streams: Streams, changes: Changes, page_saw: int | None) -> AsyncIterator[str]:
     streams.open += 1
     loop = asyncio.get_running_loop()
     ends_at = loop.time() + LONGEST_S
     try:
-        seen = changes.revision
+        seen = changes.revision if page_saw is None else page_saw
         yield "retry: 1000\n\n"
         while not changes.closed and loop.time() < ends_at and not await request.is_disconnected():
             revision = await changes.wait(seen, SILENT_S)

@@ -61,6 +61,8 @@ class Visiting:
     caller: Caller
     csrf: str
     form: Form
+    seen: int
+    """What the fleet's revision was when it was asked: whatever changes after that is told to the page."""
 
     @property
     def name(self) -> str:
@@ -163,6 +165,7 @@ def read_flash(request: Request) -> Mapping[str, str] | None:
 async def visit(request: Request) -> Visiting:
     """Return who asks and what they sent; raises NotLoggedInError, and StaleFormError for a form of somewhere else."""
     server: Backend = request.app.state.backend
+    seen = server.changes.revision  # before anything is read
     cookie = request.cookies.get(session_cookie(secure=request.url.scheme == "https"))
     session = await asyncio.to_thread(server.store.sessions.find, hash_cookie(cookie)) if cookie else None
     if session is None:
@@ -177,7 +180,7 @@ async def visit(request: Request) -> Visiting:
         if is_foreign(request) or not is_mask_of(form.text(CSRF_FIELD), session.csrf):
             raise StaleFormError("the form is of another session")
     request.state.caller = caller
-    return Visiting(request=request, server=server, caller=caller, csrf=session.csrf, form=form)
+    return Visiting(request=request, server=server, caller=caller, csrf=session.csrf, form=form, seen=seen)
 
 
 Visit = Annotated[Visiting, Depends(visit)]

@@ -27,6 +27,15 @@ def test_a_page_hears_that_something_changed(api: Api) -> None:
         assert listen(reader, 2, api) == ["event: changed"] * 2
 
 
+def test_what_changed_before_the_page_listened_is_not_missed(api: Api) -> None:
+    with reading(api) as reader:
+        stream = str(reader.get("/").one("#live")["hx-sse:connect"])
+        api.backend.changes.bump()
+        with reader.http.stream("GET", stream) as answer:
+            lines = (line for line in answer.iter_lines() if line.startswith("event"))
+            assert next(lines) == "event: changed"
+
+
 def test_a_busy_fleet_is_told_at_most_once_a_second(api: Api) -> None:
     with reading(api) as reader:
         began = time.monotonic()
