@@ -22,6 +22,8 @@ bench: sync
 	$(BIN)/python -m benchmarks.run
 fuzz: sync # FUZZ="--runs 10000 --only 'message.*'" for less
 	nice -n 19 $(BIN)/python -m tests.fuzz.run $(FUZZ)
+screenshots: sync
+	$(BIN)/python -m tests.console.screenshots
 samples: sync
 	$(BIN)/python -m firmware_samples.build
 docs: sync # into build/docs; every warning is an error
