@@ -29,6 +29,7 @@ from device_agent.identity.enrolling import Applicant
 from device_agent.identity.enrolling import enrol as enrol_device
 from device_agent.identity.keys import default_keys
 from device_agent.identity.store import IdentityStore
+from device_agent.log_lines import LineFormatter
 from device_agent.sdk import Updates, UpdatesError, UpdatesUnavailableError
 from device_agent.wiring import wire
 from protocol.enrolment import EnrolmentCode, read_code
@@ -94,16 +95,22 @@ def _agent(config: Path) -> Updates:
 @main.command()
 @_CONFIG
 @click.option("-v", "--verbose", is_flag=True, help="Say more.")
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    envvar="FLEETLIFT_AGENT_LOG_FORMAT",
+    help="Lines for people, or a JSON object a line (FLEETLIFT_AGENT_LOG_FORMAT).",
+)
 @_told
-def run(config: Path, verbose: bool) -> None:
+def run(config: Path, verbose: bool, log_format: str) -> None:
     """Run the agent until it is told to stop (SIGTERM, SIGINT); its application stops with it."""
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
     settings = load(config)
+    lines, handler = LineFormatter(settings.device_id, as_json=log_format == "json"), logging.StreamHandler()
+    handler.setFormatter(lines)
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler])
     runner = wire(settings)
+    lines.attempt = runner.attempt
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: runner.stop())
     _LOG.info("agent of %s, process %d, state in %s", settings.device_id, os.getpid(), settings.state_dir)

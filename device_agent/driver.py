@@ -18,6 +18,7 @@ from typing import Final, Protocol
 
 from device_agent.events import Conclusion, Effect, Event, Failed, Resumed, Snapshot
 from device_agent.journal_database import JournalError
+from device_agent.log_lines import fields_of
 from device_agent.loop import Loop
 from device_agent.machine import entry, legal, step
 from device_agent.slots.records import state_of
@@ -28,6 +29,12 @@ from protocol.values import ComponentState
 STORE_AGAIN_S: Final = 5.0
 STORE_TRIES: Final = 6
 _ON_TRIAL: Final = frozenset({Phase.RESTARTING, Phase.PROVING})
+_ENDED: Final = {
+    Outcome.SUCCEEDED: "succeeded",
+    Outcome.ROLLED_BACK: "been rolled back",
+    Outcome.FAILED: "failed",
+    Outcome.CANCELLED: "been cancelled",
+}
 _LOG = logging.getLogger(__name__)
 
 Answer = Callable[[Event], None]
@@ -101,8 +108,7 @@ class Driver:
         if not self._stored(before, after):
             return False
         self.snapshot = after
-        if after.phase is not before.phase:
-            _LOG.info("%s, so from %s to %s", type(event).__name__, before.phase, after.phase)
+        _log_step(type(event).__name__, before, after)
         self._stepped(before, after)
         for effect in effects:
             self._perform(effect, after)
@@ -177,3 +183,13 @@ class Driver:
         elif end.outcome is Outcome.SUCCEEDED and booted_digest is not None:
             self._store.pardon(firmware.digest)
             self._store.keep_installed(state_of(firmware, booted_digest))
+
+
+def _log_step(event: str, before: Snapshot, after: Snapshot) -> None:
+    attempt = after.attempt or before.attempt
+    if after.phase is not before.phase:
+        _LOG.info("%s, so from %s to %s", event, before.phase, after.phase, extra=fields_of(attempt))
+    if after.attempt is None and before.attempt is not None and (end := after.concluded) is not None:
+        why = f": {end.reason}{f', {end.detail}' if end.detail else ''}" if end.reason else ""
+        firmware, fields = end.attempt.firmware, fields_of(end.attempt)
+        _LOG.info("%s %s has %s%s", firmware.component, firmware.version, _ENDED[end.outcome], why, extra=fields)

@@ -27,7 +27,7 @@ from device_agent.deciding import Decider
 from device_agent.desk import Desk
 from device_agent.driver import Driver
 from device_agent.effects import Effects
-from device_agent.events import Snapshot
+from device_agent.events import Attempt, Snapshot
 from device_agent.following import RootFollower
 from device_agent.journal import Journal
 from device_agent.launching import Launcher
@@ -157,6 +157,10 @@ class Runner:
         self._desk.decisions = self._decider.explained
         for name, component in self._components.items():
             component.application.exited(lambda ended, name=name: self._application_ended(name, ended))  # type: ignore[misc]
+
+    def attempt(self) -> Attempt | None:
+        """Return the attempt that is under way; from any thread, for log lines."""
+        return self._driver.snapshot.attempt
 
     def run(self) -> None:
         """Run until stopped, and end everything but what is in the journal; raises UserError."""
