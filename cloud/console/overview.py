@@ -124,6 +124,7 @@ def show_overview(visit: Visit) -> Response:
         **_numbers(look),
         **_lists(look),
         steps=_steps_of(look),
+        steps_path=_steps_path(look),
         plot=plot,
         versions=_versions(look, plot),
         spans=SPANS,
@@ -149,7 +150,10 @@ def show_lists(visit: Visit) -> Response:
 def show_steps(visit: Visit) -> Response:
     """Show the first steps alone."""
     visit.require("show_fleet")
-    return visit.page("overview_steps.html", steps=_steps_of(Look.at(visit)))
+    look = Look.at(visit)
+    if visit.asked("empty") and any(product.devices for product in look.products):
+        return Response(headers={"HX-Refresh": "true"})  # the page was made for a fleet without a device
+    return visit.page("overview_steps.html", steps=_steps_of(look), steps_path=_steps_path(look))
 
 
 @router.get("/plots/versions")
@@ -287,3 +291,7 @@ def _steps_of(look: Look) -> tuple[Step, ...]:
     released = frozenset(it.release.firmware.version for it in releases)
     running = frozenset(it.version for product in look.counted for it in product.versions)
     return steps_of(look.products, released=released, running=running)
+
+
+def _steps_path(look: Look) -> str:
+    return with_query("/overview/steps", empty="" if any(it.devices for it in look.products) else "yes")

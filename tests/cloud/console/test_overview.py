@@ -14,6 +14,7 @@ from cloud.values import ChannelKey, ReleaseDraft, ReleaseView
 from cloud.watching import MANY
 from protocol.phases import Reason, Wait
 from protocol.up import Pending
+from tests.cloud.cli.trees import parse
 from tests.cloud.console.visits import Page, reading
 from tests.cloud.homes import MODEL, PRODUCT, Api
 from tests.cloud.store.fleets import Device, digest_of, image_of
@@ -56,8 +57,13 @@ def test_an_empty_fleet_is_told_step_by_step_what_to_do_first(api: Api) -> None:
         assert steps(page) == [True, True, False, False, False]
         assert page.one("[aria-current=step]").strong.text == "Enrol a device"  # type: ignore[union-attr]
         assert page.cli()[0] == "fleetlift token create --product thermostat"
+        for line in page.cli():
+            parse(line)
         assert not page.has("[data-plot]")
+        of_empty = str(page.one("#steps")["hx-get"])
+        assert "HX-Refresh" not in ann.get(of_empty, fragment=True).answer.headers
         (device,) = devices_of(api, "pi-1")
+        assert ann.get(of_empty, fragment=True).answer.headers["HX-Refresh"] == "true"
         page = ann.get("/")
         assert steps(page) == [True, True, True, False, False]
         assert numbers(page)["Devices"] == "1"
@@ -87,6 +93,8 @@ def test_the_fleet_in_numbers_and_by_version(api: Api) -> None:
         assert page.follow("1.0.0").path == "/devices?product=thermostat&component=app&version=1.0.0"
         assert numbers(ann.get("/overview/numbers", fragment=True)) == numbers(page)
         assert "fleetlift status --product thermostat --component app --over 30d" in page.cli()
+        for line in page.cli():
+            parse(line)
 
 
 def test_the_plot_is_of_samples_and_ends_with_how_it_is_now(api: Api) -> None:
