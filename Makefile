@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Tests wait more than they work: two for each core.
 WORKERS ?= 4
-.PHONY: sync check test demo bench fuzz serve samples docs lock
+.PHONY: sync check test demo bench fuzz serve samples docs screenshots lock
 
 sync: .venv/.synced
 .venv/.synced: requirements/dev.txt pyproject.toml
