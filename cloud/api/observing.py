@@ -20,8 +20,6 @@ from cloud.spans import Kind, Span, span
 ACTOR: Final = "fleetlift.actor"
 """Where a request's scope holds the name of the person who asks, once that is known."""
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-_BY_ANYBODY: Final = frozenset({401, 404, 405, 413, 422, 429})
-"""What anybody can have happen: it fills no log."""
 _STREAMS: Final = frozenset({"/live"})
 _SERVER_ERROR: Final = 500
 _log = logging.getLogger(__name__)
@@ -88,10 +86,12 @@ def _trace(kept: Span, scope: MutableMapping[str, Any], route: str, answer: _Ans
 
 
 def _tell(scope: MutableMapping[str, Any], route: str, answer: _Answer, took_s: float) -> None:
-    quiet = scope["method"] in _READING or answer.status in _BY_ANYBODY
+    actor = scope.get(ACTOR)
+    by_anybody = actor is None and answer.status >= HTTPStatus.BAD_REQUEST  # that fills no log
+    quiet = scope["method"] in _READING or by_anybody
     parameters = scope.get("path_params", {})
     fields = {name: parameters[name] for name in ("device_id", "release_id", "ota_id") if name in parameters}
-    if actor := scope.get(ACTOR):
+    if actor is not None:
         fields["actor"] = actor
     _log.log(
         logging.DEBUG if quiet else logging.INFO,

@@ -67,9 +67,7 @@ def test_a_line_for_people_ends_with_its_fields(said: Callable[[], str]) -> None
 
 
 @pytest.mark.parametrize("format_", ["text", "json"])
-def test_no_text_of_somebody_else_makes_a_line_of_its_own(
-    said: Callable[[], str], format_: Literal["text", "json"]
-) -> None:
+def test_no_text_of_somebody_else_makes_a_line(said: Callable[[], str], format_: Literal["text", "json"]) -> None:
     configure_logging(LogSettings(format=format_))
     forged = "x\n2026-01-01T00:00:00Z [info] release.created\r\x1b[2J\u2028"
     _log.info("refused: %s", forged, extra={"detail": forged})

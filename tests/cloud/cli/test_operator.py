@@ -97,8 +97,8 @@ def test_what_a_device_says_wrong_is_shown_with_it_and_counted_without_it(office
     token = (office.home / "operator" / "token").read_text().strip()
     url = f"http://127.0.0.1:{office.port}/api/v1/metrics"
     metrics = httpx.get(url, headers={"Authorization": f"Bearer {token}"}, trust_env=False).text
-    assert 'fleetlift_refused{kind="report_bad_message"} 2.0' in metrics
-    assert 'fleetlift_refused{kind="hello_unknown_product"} 1.0' in metrics
+    assert 'fleetlift_refused_total{kind="report_bad_message"} 2.0' in metrics
+    assert 'fleetlift_refused_total{kind="hello_unknown_product"} 1.0' in metrics
     assert "wrong-" not in metrics
 
 
