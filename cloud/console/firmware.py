@@ -1,6 +1,6 @@
 """Firmware: who signed it, what it needs, and how many devices run it. Images come by the command line: keys do not."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
@@ -71,7 +71,7 @@ def show_list(visit: Visit) -> Response:
             *(("--product", product) if product else ()),
             *(("--component", component) if component else ()),
         ),
-        push_line=line("release", "push", "IMAGE", "--product", product or "PRODUCT"),
+        push_line=line("release", "push", "IMAGE", "--product", product or _only(products)),
     )
 
 
@@ -95,6 +95,10 @@ def show_one(visit: Visit, product: str, component: str, version: str) -> Respon
         options=("--product", product, "--component", component),
         line=line,
     )
+
+
+def _only(products: Collection[str]) -> str:
+    return next(iter(products)) if len(products) == 1 else "PRODUCT"
 
 
 def _counted(visit: Visiting, product: ProductView) -> tuple[RunningView, ...] | None:

@@ -16,7 +16,7 @@ def test_without_firmware_the_page_says_how_it_comes(api: Api) -> None:
         page = ann.get("/firmware")
         parses(page)
         assert "No firmware yet" in page.text
-        assert page.cli() == ["fleetlift release push IMAGE --product PRODUCT"]
+        assert page.cli() == [f"fleetlift release push IMAGE --product {PRODUCT}"]
 
 
 def test_the_list_counts_devices_by_what_they_run(api: Api) -> None:
