@@ -10,6 +10,7 @@ from cloud.api.device_lists import Which, filter_of
 from cloud.api.documents import Document, Ids
 from cloud.api.naming import find_firmware, find_group, find_product
 from cloud.bulk import BulkOrder, BulkOutcome, Deed
+from cloud.fleet import DeviceFilter
 from cloud.store.errors import ConflictError, InvalidError
 from protocol.values import MAX_TEXT, Urgency
 
@@ -69,8 +70,10 @@ class BulkAnswer(BaseModel):
 def change_devices(server: Server, caller: CallerDep, body: BulkChange) -> BulkAnswer:
     """Do one thing to many devices, some at a time; or, with `dry_run`, tell what would come of it."""
     find_product(server.store, body.product)
-    order = _order(server, body)
-    ids = _ids(server, body)
+    order, where = _order(server, body), _where(body)
+    if body.dry_run and where is not None:
+        return _answer(server.store.bulk.forecast(order, where))
+    ids = tuple(sorted(set(body.devices))) if where is None else server.store.devices.ids(where)
     if body.dry_run:
         return _answer(server.store.bulk.check(order, ids))
     if body.count is None:
@@ -102,16 +105,17 @@ def _order(server: Backend, body: BulkChange) -> BulkOrder:
     )
 
 
-def _ids(server: Backend, body: BulkChange) -> tuple[str, ...]:
+def _where(body: BulkChange) -> DeviceFilter | None:
+    """Return where the devices are found, if they are not named."""
     if bool(body.devices) == (body.where is not None):
         raise InvalidError("name the devices, or say where they are found: one of the two; nothing was changed")
-    if body.devices:
-        return tuple(sorted(set(body.devices)))
-    where = body.where or Which()
-    if where.product not in (None, body.product):
-        raise ConflictError(f"it is about {body.product}, and {where.product!r:.80} is looked for; nothing was changed")
-    asked = where.model_copy(update={"product": body.product})
-    return server.store.devices.ids(filter_of(asked, products=frozenset({body.product}), limit=MOST))
+    if body.where is None:
+        return None
+    if body.where.product not in (None, body.product):
+        looked_for = f"{body.where.product!r:.80} is looked for"
+        raise ConflictError(f"it is about {body.product}, and {looked_for}; nothing was changed")
+    asked = body.where.model_copy(update={"product": body.product})
+    return filter_of(asked, products=frozenset({body.product}), limit=MOST)
 
 
 def _answer(outcome: BulkOutcome) -> BulkAnswer:

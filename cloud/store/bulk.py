@@ -9,15 +9,20 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from sqlalchemy import delete, insert
+from sqlalchemy.orm import load_only
 from sqlmodel import Session, col, select
 
 from cloud.bulk import BulkOrder, BulkOutcome, BulkPart, Deed
+from cloud.fleet import DeviceFilter
 from cloud.models import DeviceRow, FirmwareRow, MembershipRow, PinRow
 from cloud.store.audit import audit
+from cloud.store.bulk_forecasts import FULL, forecast, why_locked, why_not_fitting
 from cloud.store.certificates import revoke_devices
+from cloud.store.device_lists import ids_where
 from cloud.store.devices import fits, put_ota, put_pins, releasable
 from cloud.store.engine import Change, Database
 from cloud.store.errors import ConflictError, NotFoundError, StoreError
@@ -54,6 +59,13 @@ class Bulk:
             for some in batches(device_ids):
                 outcome.add(_part(session, order, _rows(session, some), firmware), len(some))
         return outcome
+
+    def forecast(self, order: BulkOrder, which: DeviceFilter) -> BulkOutcome:
+        """Tell the same of all devices of the order's product that a filter finds."""
+        asked = replace(which, product=order.product)
+        with self._database.reading() as session:
+            firmware = _checked(session, order, ())
+            return forecast(session, order, ids_where(asked, self._database.now_ms()), firmware)
 
     def do(
         self, order: BulkOrder, device_ids: Sequence[str], *, by: str, chosen: dict[str, Any] | None = None
@@ -144,7 +156,7 @@ def _part(session: Session, order: BulkOrder, rows: Sequence[DeviceRow], firmwar
         members = set(session.exec(select(MembershipRow.device_id).where(*_in_group(order, ids))))
         there = members if order.deed is Deed.ADD_TO_GROUP else set(ids) - members
         if order.deed is Deed.ADD_TO_GROUP:
-            left_out = dict.fromkeys(_full(session, ids) - there, f"in {MAX_GROUPS - 1} groups, the most there can be")
+            left_out = dict.fromkeys(_full(session, ids) - there, FULL)
     if order.deed is Deed.REVOKE:
         there = {row.id for row in rows if row.revoked_at_ms is not None}
     if order.deed is Deed.UNLOCK:
@@ -153,16 +165,19 @@ def _part(session: Session, order: BulkOrder, rows: Sequence[DeviceRow], firmwar
         locked = _locked(session, order, ids)
         for row in rows:
             if not fits(firmware, row):
-                left_out[row.id] = f"hardware model {row.hardware_model}, which the firmware is not for"
+                left_out[row.id] = why_not_fitting(row.hardware_model)
             elif order.deed is Deed.OTA and row.id in locked:
-                left_out[row.id] = f"locked to a version of {order.component}"
+                left_out[row.id] = why_locked(order.component)
             elif order.deed is Deed.LOCK and locked.get(row.id) == firmware.id:
                 there.add(row.id)
     return BulkPart(changed=tuple(it for it in ids if it not in there and it not in left_out), left_out=left_out)
 
 
 def _rows(session: Session, ids: Sequence[str]) -> Sequence[DeviceRow]:
-    return session.exec(select(DeviceRow).where(col(DeviceRow.id).in_(ids)).order_by(col(DeviceRow.id))).all()
+    """Return devices, without what is long in their rows."""
+    short = load_only(DeviceRow.product, DeviceRow.hardware_model, DeviceRow.revoked_at_ms)  # type: ignore[arg-type]
+    query = select(DeviceRow).options(short).where(col(DeviceRow.id).in_(ids))
+    return session.exec(query.order_by(col(DeviceRow.id))).all()
 
 
 def _in_group(order: BulkOrder, ids: Sequence[str]) -> tuple[Any, ...]:

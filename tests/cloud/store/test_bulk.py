@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import partial
 
 import pytest
@@ -16,6 +17,14 @@ from tests.cloud.store.fleets import ANN, MODEL, ON_SQLITE, PRODUCT, Device, joi
 
 MANY = 1203
 """More than two transactions' worth."""
+
+
+def told(store: Store, asked: BulkOrder, names: Sequence[str], **which: object) -> tuple[object, ...]:
+    """What would come of it: told of the devices by name, and of those that a filter finds, alike."""
+    would = store.bulk.check(asked, names)
+    found = store.bulk.forecast(asked, DeviceFilter(**which))  # type: ignore[arg-type]
+    assert found == would
+    return would.devices, would.changed, would.unchanged, would.left_out, would.examples
 
 
 def order(deed: Deed, **more: object) -> BulkOrder:
@@ -35,8 +44,7 @@ def test_many_devices_are_grouped_in_transactions_of_some_each_in_the_record(sto
     store.catalog.add_to_group(PRODUCT, "pilots", names[:3], by=ANN)
     add = order(Deed.ADD_TO_GROUP, group="pilots")
 
-    would = store.bulk.check(add, names)
-    assert (would.devices, would.changed, would.unchanged) == (MANY, MANY - 3, 3)
+    assert told(store, add, names) == (MANY, MANY - 3, 3, {}, {})
     assert store.catalog.group(PRODUCT, "pilots").devices == 3, "nothing was done"
 
     made = store.bulk.do(add, names, by=ANN, chosen={"text": "pi"})
@@ -53,7 +61,9 @@ def test_many_devices_are_grouped_in_transactions_of_some_each_in_the_record(sto
     assert rows[0]["chosen"] == {"text": "pi"}
     assert [it for row in rows for it in row["devices"]] == names[3:]
 
-    gone = store.bulk.do(order(Deed.REMOVE_FROM_GROUP, group="pilots"), names[:600], by=ANN)
+    away = order(Deed.REMOVE_FROM_GROUP, group="pilots")
+    assert told(store, away, names, group="pilots")[:3] == (MANY, MANY, 0)
+    gone = store.bulk.do(away, names[:600], by=ANN)
     assert (gone.changed, store.catalog.group(PRODUCT, "pilots").devices) == (600, MANY - 600)
 
 
@@ -72,10 +82,18 @@ def test_devices_are_locked_and_unlocked_and_told_so(store: Store) -> None:
     for item in store.outbox.take():
         store.outbox.settle(item)
 
-    made = store.bulk.do(locked(), ["pi-1", "pi-2", "pi-3", "pi-9"], by=ANN)
+    left_out = "hardware model pi9, which the firmware is not for"
+    all_of_them = ["pi-1", "pi-2", "pi-3", "pi-9"]
+    assert told(store, locked(), all_of_them) == (4, 2, 1, {left_out: 1}, {left_out: ["pi-9"]})
+    update = order(Deed.OTA, component="app", version="1.2.0")
+    assert told(store, update, all_of_them)[1:4] == (2, 0, {left_out: 1, "locked to a version of app": 1})
+    assert told(store, order(Deed.UNLOCK, component="app"), all_of_them)[1:4] == (1, 3, {})
+    assert told(store, order(Deed.REVOKE), ["pi-2"], text="2")[:3] == (1, 1, 0)
+
+    made = store.bulk.do(locked(), all_of_them, by=ANN)
     assert (made.changed, made.unchanged) == (2, 1)
-    assert made.left_out == {"hardware model pi9, which the firmware is not for": 1}
-    assert made.examples == {"hardware model pi9, which the firmware is not for": ["pi-9"]}
+    assert made.left_out == {left_out: 1}
+    assert made.examples == {left_out: ["pi-9"]}
     assert [view.pins[0].version for view in store.devices.devices(DeviceFilter(locked=True))] == ["1.1.0"] * 3
     assert [(it.kind, it.key) for it in store.outbox.take()] == [(OutboxKind.DESIRED, it) for it in ("pi-1", "pi-3")]
     (row,) = [it for it in store.audit.rows(subject=f"product/{PRODUCT}") if it.action == "devices.pinned"]
