@@ -1,6 +1,7 @@
 """What operators send, and the answers that are more than one view of the store."""
 
 import json
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
@@ -8,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 from cloud.fleet import DeviceView, OtaView
 from cloud.groups_query import MAX_QUERY
 from cloud.progress import DeviceProgress, Rollout, Stage, Verdict
-from cloud.values import MAX_APPROVALS, GroupMatch, GroupTrial, GroupView, ReleaseMetrics, ReleaseView
+from cloud.values import MAX_APPROVALS, FirmwareView, GroupMatch, GroupTrial, GroupView, ReleaseMetrics, ReleaseView
 from protocol.identity import MAX_INTEGER
 from protocol.manifest import MAX_HARDWARE_MODELS, MAX_SCHEMAS
 from protocol.values import MAX_GROUPS, Urgency
@@ -152,6 +153,13 @@ class ForecastRequest(NewRelease):
     """A release that may be made; `firmware` describes one that is not published yet."""
 
     firmware: FirmwareFacts | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirmwarePage(FirmwareView):
+    """A firmware, and the address of its page in the console."""
+
+    link: str
 
 
 class HeldDevice(BaseModel):

@@ -1,9 +1,12 @@
 """Firmware: immutable, signed, and released once its blobs can be served."""
 
+from dataclasses import fields
+
 from fastapi import APIRouter
 
 from cloud.api.access import seen_products
-from cloud.api.backend import CallerDep, Server
+from cloud.api.backend import Backend, CallerDep, Server
+from cloud.api.documents import FirmwarePage
 from cloud.api.naming import find_firmware, find_product
 from cloud.values import FirmwareView, RunningView
 
@@ -30,6 +33,12 @@ def show_running(server: Server, product: str) -> tuple[RunningView, ...]:
 
 
 @router.get("/firmware/{product}/{component}/{version}")
-def show_firmware(server: Server, product: str, component: str, version: str) -> FirmwareView:
+def show_firmware(server: Server, product: str, component: str, version: str) -> FirmwarePage:
     """Return one firmware."""
-    return find_firmware(server.store, product, component, version)
+    return firmware_page(server, find_firmware(server.store, product, component, version))
+
+
+def firmware_page(server: Backend, firmware: FirmwareView) -> FirmwarePage:
+    """Return a firmware with the address of its page."""
+    link = server.link("firmware", firmware.product, firmware.component, firmware.version)
+    return FirmwarePage(**{it.name: getattr(firmware, it.name) for it in fields(firmware)}, link=link)

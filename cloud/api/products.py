@@ -7,9 +7,10 @@ from fastapi import APIRouter, Request
 
 from cloud.api.access import may_see
 from cloud.api.backend import Actor, CallerDep, Server
-from cloud.api.documents import NewProduct, ProductChange
+from cloud.api.documents import FirmwarePage, NewProduct, ProductChange
+from cloud.api.firmware import firmware_page
 from cloud.api.naming import find_product
-from cloud.values import FirmwareView, ProductView
+from cloud.values import ProductView
 
 router = APIRouter(tags=["products"])
 
@@ -46,8 +47,9 @@ def change_product(server: Server, actor: Actor, product: str, body: ProductChan
     status_code=HTTPStatus.CREATED,
     openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}},
 )
-async def publish_role(server: Server, actor: Actor, product: str, request: Request) -> tuple[FirmwareView, ...]:
+async def publish_role(server: Server, actor: Actor, product: str, request: Request) -> tuple[FirmwarePage, ...]:
     """Take a product's newly signed role, the exact bytes that were signed; return the firmware that is new in it."""
     role = await request.body()
     await asyncio.to_thread(find_product, server.store, product)
-    return await asyncio.to_thread(server.intake.publish_role, product, role, by=actor)
+    published = await asyncio.to_thread(server.intake.publish_role, product, role, by=actor)
+    return tuple(firmware_page(server, it) for it in published)

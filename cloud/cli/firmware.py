@@ -167,10 +167,9 @@ def upload_(operator: Operator, *, image: Path, role: Path | None, **facts: Any)
         _send_role(operator, package, role or beside)
     else:
         publish(operator, package)
-    operator.output.say(f"{said.product}/{said.component} {said.version} is published.")
-    operator.output.record(
-        operator.api.get("firmware", said.product, said.component, said.version), DETAILS, key=VERSION
-    )
+    page = operator.api.get("firmware", said.product, said.component, said.version)
+    operator.output.say(f"{said.product}/{said.component} {said.version} is published. {page['link']}")
+    operator.output.record(page, DETAILS, key=VERSION)
 
 
 def _send_role(operator: Operator, package: Package, role: Path) -> None:

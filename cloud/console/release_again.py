@@ -293,7 +293,14 @@ def _rollback_question(visit: Visiting, release: ReleaseView) -> Question:
 def _question(visit: Visiting, release: ReleaseView, body: dict[str, Any], title: str, deed: str) -> Question:
     says = [f"{release.firmware.version} under a new label"]
     says += ["online devices take it at once" if body.get("urgency") == "immediate" else "taken at the next session"]
-    back = channel_path(release.channel) if deed == "rollback" else ""
+    back, note = "", ""
+    if deed == "rollback":
+        back = channel_path(release.channel)
+        if release.target_range != "*":
+            note = (
+                f"The new label reaches whom v{release.label} reached by {release.target_range}, and whom later labels "
+                "moved on from there. The latter are not in this forecast."
+            )
     return Question(
         title=title,
         crumbs=_crumbs(release),
@@ -304,6 +311,7 @@ def _question(visit: Visiting, release: ReleaseView, body: dict[str, Any], title
         plan_line=release_line(release, deed, "--yes"),
         may_release=visit.may(Role.RELEASE_MANAGER, release.channel.product),
         back=back,
+        note=note,
     )
 
 

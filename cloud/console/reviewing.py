@@ -38,6 +38,7 @@ class Question:
     says: tuple[str, ...] = ()
     plan_line: str = ""
     may_release: bool = True
+    note: str = ""
     tells_same: bool = False
     """Whether it is worth a word that a release says the same already."""
     back: str = ""

@@ -25,6 +25,7 @@ def test_a_firmware_is_published_by_its_blob_and_its_signed_role(api: Api) -> No
     assert put(api, content) == {"digest": ref.digest, "size_bytes": len(content), "lists": list(ref.lists)}
     new = api("POST", f"/products/{PRODUCT}/role", content=role, expect=201)
     assert [(item["version"], item["published"], item["notes"]) for item in new] == [("1.0.0", True, "first")]
+    assert new[0]["link"] == f"http://api.test/firmware/{PRODUCT}/app/1.0.0"
     assert api("GET", f"/firmware/{PRODUCT}/app/1.0.0")["digest"] == ref.digest
     assert api.http.get(f"/metadata/{PRODUCT}.json").content == role
 

@@ -3,6 +3,7 @@
 import pytest
 
 from cloud.access.roles import Role
+from protocol.chunks import describe
 from protocol.phases import Phase, Reason
 from tests.cloud.console.releasing import CHANNEL, fleet, parses, path_of, release, stat
 from tests.cloud.console.visits import Page, reading
@@ -309,6 +310,16 @@ def test_rolling_back_shows_whom_it_reaches_and_makes_a_new_label(api: Api) -> N
         parses(page)
 
 
+def test_a_roll_back_by_a_range_says_whom_its_forecast_leaves_out(api: Api) -> None:
+    devices = fleet(api, 2)
+    first = release(api, "1.1.0", target_range="1.0.0")
+    devices[0].take("1.1.0", first["release_id"])
+    release(api, "1.2.0")
+    with reading(api) as ann:
+        page = ann.get(f"{path_of(first)}/rollback")
+        assert "The latter are not in this forecast" in page.text
+
+
 def test_what_never_succeeded_is_not_rolled_back_to(api: Api) -> None:
     fleet(api)
     first = release(api, "1.1.0")
@@ -351,3 +362,18 @@ def test_promoting_is_refused_when_the_world_is_another(api: Api) -> None:
         assert stat(page, "Reaches") == "1"
         page.submit("Promote")
         assert len(api("GET", "/releases")) == 2
+
+
+def test_whatever_publishes_answers_with_the_page_of_what_it_made(api: Api) -> None:
+    fleet(api)
+    image = b"the image of 1.3.0"
+    api("PUT", f"/blobs/{describe([image])[0].digest}", content=image)
+    (firmware,) = api("POST", f"/products/{PRODUCT}/role", content=api.home.sign("1.3.0", image), expect=201)
+    body = {"product": PRODUCT, "group": "everyone", "component": "app", "version": "1.3.0"}
+    made = api("POST", "/releases", body, expect=201)
+    ota = api("POST", "/devices/pi-01/ota", {"component": "app", "version": "1.3.0"}, expect=201)
+    with reading(api) as ann:
+        for answer, title in ((firmware, "1.3.0"), (made, "v1"), (ota, "pi-01")):
+            assert answer["link"].startswith("http://api.test/")
+            page = ann.get(answer["link"].removeprefix("http://api.test"))
+            assert title in page.text
