@@ -39,10 +39,6 @@ def release(page: Page, version: str, description: str, reach: int) -> None:
     page.locator("#standing").wait_for()
 
 
-def stage_of(page: Page, name: str) -> "expect":
-    return page.locator(".stages li", has_text=name).locator("b")
-
-
 def test_an_operators_day_from_first_login_to_a_bad_release_and_back(browser: Browser, fleet: Fleet) -> None:
     base = fleet.images.thermostat("1.0.0")
     good, bad = fleet.images.thermostat("1.1.0"), fleet.images.thermostat("1.2.0", fails_after_s=0.0)

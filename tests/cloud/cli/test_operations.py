@@ -128,7 +128,7 @@ FOR_PROGRAMS: Final = {
     *("show_fleet_history", "show_running", "list_attention", "verify_audit"),
     *("find_same_release", "explain_match", "list_dependants"),
 }
-"""Operations that are no command of their own; `ota`, `status`, `release push`, `group test` and others call some of them."""
+"""Operations that are no command of their own; `ota`, `status`, `release push` and others call some of them."""
 
 
 def leaves(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[str]:
