@@ -24,7 +24,7 @@ from cloud.cli.packaging import (
     upload,
     warn_of_same_image,
 )
-from cloud.cli.render import Column, Row, moment, size
+from cloud.cli.render import Column, Row, moment, plural, size
 from cloud.cli.requirements import matrix
 from cloud.cli.retire import retire
 from cloud.durable import write_durably
@@ -63,6 +63,7 @@ DETAILS = (
     Column("reads schemas", "reads_schemas"),
     Column("notes", "notes"),
 )
+SHOWN = (*DETAILS, Column("runs on", lambda row: plural(row["running_on"], "device")))
 BUILT = (
     Column("image", "image"),
     Column("description", "described_in"),
@@ -196,9 +197,12 @@ def list_(operator: Operator, *, product: str | None, component: str | None) -> 
 @click.option("--component", metavar="C")
 @pass_operator
 def show(operator: Operator, *, version: str, product: str | None, component: str | None) -> None:
-    """Show one firmware."""
-    path = ("firmware", operator.product(product), operator.component(component), version)
-    operator.output.record(operator.api.get(*path), DETAILS, key=VERSION)
+    """Show one firmware, and how many devices run it."""
+    chosen = operator.product(product)
+    found = operator.api.get("firmware", chosen, operator.component(component), version)
+    same = ("component", "version", "digest")
+    running = (it for it in operator.api.get("products", chosen, "running") if all(it[of] == found[of] for of in same))
+    operator.output.record(found | {"running_on": sum(it["devices"] for it in running)}, SHOWN, key=VERSION)
 
 
 @firmware.command("role", examples=("fleetlift firmware role --to thermostat.json",))
