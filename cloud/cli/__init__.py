@@ -77,6 +77,8 @@ class Root(Group):
         """Return a command by name, or None."""
         if cmd_name not in HEAVY:
             return super().get_command(ctx, cmd_name)
+        if cmd_name == "serve":
+            ctx.ensure_object(Operator).tells_where = True
         command: click.Command = pkgutil.resolve_name(HEAVY[cmd_name].target)
         return command
 

@@ -65,7 +65,7 @@ def _run(operator: Operator, run: Callable[[], object]) -> int:
         _say(_of_system(error))
         return FAILED
     except Exception as error:  # noqa: BLE001 - a person gets a sentence, whatever it was
-        if os.environ.get(TRACEBACK_VARIABLE):
+        if operator.tells_where or os.environ.get(TRACEBACK_VARIABLE):
             traceback.print_exc()
         _say(_unexpected(operator, error))
         return FAILED

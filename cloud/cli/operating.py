@@ -35,6 +35,8 @@ class Operator:
     passphrase_option: Path | None = None
     no_passphrase: bool = False
     output: Output = field(default_factory=Output)
+    tells_where: bool = False
+    """Whether what nobody expected is told with its traceback: a server's log is read by those who mend it."""
 
     @cached_property
     def home(self) -> Home:
