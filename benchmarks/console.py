@@ -24,8 +24,9 @@ LOOKS = 30
 BAR_S = 0.2
 BAR_BYTES = 150_000
 PAGES = (
-    *("/", "/products", "/products/thermostat", "/products/thermostat/app/everyone", "/releases/*"),
-    *("/releases/*/new", "/devices", "/devices?q=device-09", "/devices?online=no&version=2.0.0"),
+    *("/", "/products", "/products/thermostat", "/products/thermostat/app/everyone"),
+    *("/products/thermostat/app/everyone/release", "/releases/*", "/releases/*/edit", "/releases/*/rollback"),
+    *("/devices", "/devices?text=device-09", "/devices?online=false&version=2.0.0"),
     *("/devices?after=device-050000", "/devices/device-050000", "/groups", "/groups/thermostat/site-01"),
     *("/firmware", "/firmware/thermostat/app/2.0.0", "/enrolment", "/people", "/audit", "/settings/webhooks"),
 )
