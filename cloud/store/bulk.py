@@ -23,7 +23,7 @@ from cloud.store.audit import audit
 from cloud.store.bulk_forecasts import FULL, forecast, why_locked, why_not_fitting
 from cloud.store.certificates import revoke_devices
 from cloud.store.device_lists import ids_where
-from cloud.store.devices import fits, put_ota, put_pins, releasable
+from cloud.store.devices import fits, put_otas, put_pins, releasable
 from cloud.store.engine import Change, Database
 from cloud.store.errors import ConflictError, NotFoundError, StoreError
 from cloud.store.groups import regrouped
@@ -114,9 +114,7 @@ class Bulk:
                 change.session.execute(delete(PinRow).where(*_pinned(order, ids)))
                 tell(change, ids)
             case Deed.OTA if firmware is not None:
-                for row in (it for it in rows if it.id in set(ids)):
-                    put_ota(change, row, firmware, urgency=order.urgency, forced=order.forced, by=by)
-                tell(change, ids)
+                put_otas(change, ids, firmware, urgency=order.urgency, forced=order.forced, by=by)
             case Deed.REVOKE:
                 revoke_devices(change, [row for row in rows if row.id in set(ids)])
         return part

@@ -122,10 +122,9 @@ class Devices:
             device, firmware = _suitable(change.session, device_id, component, version)
             if change.session.get(PinRow, (device_id, component)) is not None:
                 raise ConflictError(f"device {device_id} is locked to a version of {component}; unlock it first")
-            row = put_ota(change, device, firmware, urgency=urgency, forced=forced, by=by)
+            (row,) = put_otas(change, [device.id], firmware, urgency=urgency, forced=forced, by=by)
             after = {"device": device_id, component: version, "urgency": urgency.value, "forced": forced}
             audit(change, by, "ota.created", f"ota/{row.id}", after=after)
-            tell(change, [device_id])
             return ota_view(change.session, row)
 
     def cancel_ota(self, ota_id: str, *, by: str) -> OtaView:
@@ -247,29 +246,39 @@ def fits(firmware: FirmwareRow, device: DeviceRow) -> bool:
     return ANY_HARDWARE in firmware.hardware_models or device.hardware_model in firmware.hardware_models
 
 
-def put_ota(  # within somebody else's transaction
-    change: Change, device: DeviceRow, firmware: FirmwareRow, *, urgency: Urgency, forced: bool, by: str
-) -> OtaRow:
-    """Decide a firmware for one device, and return the decision; not for one that is locked, nor audited here."""
-    _supersede(change, [device.id], firmware.component, f"a later OTA to {firmware.version} was decided")
-    row = OtaRow(
-        id=f"ota-{secrets.token_hex(6)}",
-        device_id=device.id,
-        component=firmware.component,
-        firmware_id=firmware.id or 0,
-        decision=change.next_number("decision"),
-        urgency=urgency.value,
-        forced=forced,
-        created_at_ms=change.now_ms,
-        created_by=by,
+def put_otas(  # within somebody else's transaction
+    change: Change, device_ids: Sequence[str], firmware: FirmwareRow, *, urgency: Urgency, forced: bool, by: str
+) -> list[OtaRow]:
+    """Decide a firmware for devices, and return the decisions; not for one that is locked, nor audited here."""
+    _supersede(change, device_ids, firmware.component, f"a later OTA to {firmware.version} was decided")
+    running = select(ComponentRow.device_id).where(
+        col(ComponentRow.device_id).in_(device_ids),
+        col(ComponentRow.component) == firmware.component,
+        col(ComponentRow.digest) == firmware.digest,
     )
-    running = change.session.get(ComponentRow, (device.id, firmware.component))
-    if running is not None and running.digest == firmware.digest:
-        row.status, row.detail = OtaStatus.SUCCEEDED.value, "the device runs it already"
-        row.closed_at_ms = change.now_ms
-    change.session.add(row)
+    there = set(change.session.exec(running))
+    first = change.next_number("decision", len(device_ids)) - len(device_ids) + 1
+    rows = []
+    for number, device_id in enumerate(device_ids, first):
+        row = OtaRow(
+            id=f"ota-{secrets.token_hex(6)}",
+            device_id=device_id,
+            component=firmware.component,
+            firmware_id=firmware.id or 0,
+            decision=number,
+            urgency=urgency.value,
+            forced=forced,
+            created_at_ms=change.now_ms,
+            created_by=by,
+        )
+        if device_id in there:
+            row.status, row.detail = OtaStatus.SUCCEEDED.value, "the device runs it already"
+            row.closed_at_ms = change.now_ms
+        rows.append(row)
+    change.session.add_all(rows)
     change.session.flush()
-    return row
+    tell(change, device_ids)
+    return rows
 
 
 def put_pins(change: Change, device_ids: Sequence[str], firmware: FirmwareRow, *, by: str) -> list[PinRow]:

@@ -56,12 +56,12 @@ class Change:
         """Have the log say this once the change is stored, and not before; `fields` that are None are left out."""
         self.lines.append((words, {name: value for name, value in fields.items() if value is not None}))
 
-    def next_number(self, name: str) -> int:
-        """Return the next number of a counter: 1, 2, ..."""
+    def next_number(self, name: str, count: int = 1) -> int:
+        """Return the next number of a counter: 1, 2, ...; of several that are taken at once, the last one."""
         row = self.session.get(CounterRow, name)
         if row is None:
             row = CounterRow(name=name, value=0)
-        row.value += 1
+        row.value += count
         self.session.add(row)
         self.session.flush()
         return row.value

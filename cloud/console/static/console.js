@@ -98,3 +98,16 @@
 document.addEventListener("htmx:before:morph:attr", (event) => {
   if (event.detail.attrName === "open" && event.target.matches("details")) event.preventDefault();
 });
+
+// The command beside a form says what is chosen in it.
+document.addEventListener("change", (event) => {
+  const sheet = event.target.closest("[data-line]");
+  if (!sheet) return;
+  const words = sheet.querySelector("select").value.split(" ");
+  const has = (selector) => sheet.querySelector(selector) !== null;
+  let line = sheet.dataset.line.replace("{0}", words[0]).replace("{1}", words[1]);
+  if (has("select[name=urgency] option[value=gradual]:checked")) line += " --gradual";
+  if (has("input[name=forced]:checked")) line += " --force --yes";
+  sheet.querySelector(".cli code").textContent = line;
+  sheet.querySelector(".cli [data-copy]").dataset.copy = line;
+});
