@@ -3,6 +3,7 @@
 import re
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -83,8 +84,9 @@ class KnowOrigin:
     An id that comes along is taken over if it looks like one: so a request is found again in a proxy's log.
     """
 
-    def __init__(self, app: App) -> None:
-        self._app = app
+    def __init__(self, app: App, *, via: str = "") -> None:
+        """Take the way by which all requests of this application come; empty: as each one looks."""
+        self._app, self._via = app, via
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -92,6 +94,8 @@ class KnowOrigin:
             await self._app(scope, receive, send)
             return
         origin = origin_of(scope)
+        if self._via:
+            origin = replace(origin, via=self._via)
 
         async def send_named(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -20,6 +20,7 @@ from cloud.console import assets, catalogue, live, login, rooms, templating
 from cloud.console.counts import Counts
 from cloud.console.visiting import NotLoggedInError, StaleFormError, session_cookie
 from cloud.manual import manual_of
+from cloud.provenance import CONSOLE
 from cloud.surveying import Surveying
 from cloud.watching import Watching
 from protocol.errors import FleetliftError
@@ -60,7 +61,7 @@ def create_console(backend: Backend, watching: Watching, surveying: Surveying) -
     app.add_middleware(GZipMiddleware, minimum_size=SMALL_BYTES)
     app.add_middleware(SayHeaders)
     app.add_middleware(Observe, numbers=backend.requests)
-    app.add_middleware(KnowOrigin)
+    app.add_middleware(KnowOrigin, via=CONSOLE)
     return app
 
 

@@ -46,6 +46,10 @@ class Form:
         """Return the last text of a field, without space around it."""
         return self.fields.get(name, (default,))[-1].strip()
 
+    def secret(self, name: str) -> str:
+        """Return a field as it was typed, with space around it."""
+        return self.fields.get(name, ("",))[-1]
+
     def many(self, name: str) -> tuple[str, ...]:
         """Return all texts of a field."""
         return self.fields.get(name, ())

@@ -72,7 +72,7 @@ async def log_in(request: Request) -> Response:
         person = await asyncio.to_thread(server.store.sessions.use_code, hash_cookie(code))
         wrong = _SPENT
     else:
-        person = await asyncio.to_thread(_check, server, name, form.text("password")[:MAX_PASSWORD])
+        person = await asyncio.to_thread(_check, server, name, form.secret("password")[:MAX_PASSWORD])
         wrong = WRONG
     if person is None:
         return _page(request, there, name=name, said=wrong, status=HTTPStatus.UNAUTHORIZED)

@@ -132,14 +132,14 @@ def change_password(visit: Visit, name: str) -> Response:
     """Set a password, or take it away."""
     form, own = visit.form, name == visit.name
     removes = form.text("deed") == "remove"
-    new, again = form.text("password"), form.text("again")
+    new, again = form.secret("password"), form.secret("again")
     if not removes and new != again:
         differ = RefusedError("The two are not the same. Nothing was changed; type the new password twice.")
         return _page(visit, name, said=differ)
     try:
         body = visit.do(
             "set_password",
-            lambda: NewPassword(password=None if removes else new, current=form.text("current") if own else None),
+            lambda: NewPassword(password=None if removes else new, current=form.secret("current") if own else None),
             name=name,
         )
         visit.do(
