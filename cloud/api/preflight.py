@@ -11,7 +11,7 @@ from cloud.api.backend import Actor, Backend, Server
 from cloud.api.documents import ForecastRequest, NewRelease, ReleasePage, Text
 from cloud.api.naming import find_device, find_firmware, find_group
 from cloud.api.plans import policy_of
-from cloud.api.releases import draft_of, forecast_unpublished, page_of
+from cloud.api.releases import draft_of, forecast_unpublished, page_of, unpublished_ref
 from cloud.guard.policy import plain
 from cloud.holding import why_not_now
 from cloud.planner import Forecast, components_of
@@ -94,6 +94,7 @@ class ReleasePlan(BaseModel):
     """What a release would do, and the hash that a release can be held to.
 
     `counts` maps each verdict to how many devices have it; `devices` are those of the group, if they are asked for.
+    `warnings` say why it would be refused all the same.
     """
 
     release_id: str
@@ -103,6 +104,7 @@ class ReleasePlan(BaseModel):
     bytes: Bytes
     finish: Finish
     devices: tuple[PlannedDevice, ...] | None
+    warnings: tuple[str, ...] = ()
 
 
 @router.post("/releases/plan")
@@ -113,7 +115,7 @@ def plan_release(server: Server, actor: Actor, body: PlanRequest) -> ReleasePlan
     if server.store.audit.last(subject) is None:
         server.store.audit.record(actor, "release.planned", subject, after={"asked": asked, "counts": made.counts})
     some = _planned(told, body.verdict, body.after, body.limit) if body.devices else None
-    return _page(made, some)
+    return _page(made, some, _warnings(server, body))
 
 
 @router.post("/releases/plan/{plan_hash}", status_code=HTTPStatus.CREATED)
@@ -198,7 +200,13 @@ def _preflight(server: Backend, body: NewRelease) -> tuple[dict[str, Any], Forec
     return asked, told, made
 
 
-def _page(made: Preflight, devices: tuple[PlannedDevice, ...] | None) -> ReleasePlan:
+def _warnings(server: Backend, body: ForecastRequest) -> tuple[str, ...]:
+    draft = draft_of(body, None)
+    unpublished = unpublished_ref(draft, body.firmware) if body.firmware else None
+    return server.store.preflights.warnings(draft, unpublished)
+
+
+def _page(made: Preflight, devices: tuple[PlannedDevice, ...] | None, warnings: tuple[str, ...] = ()) -> ReleasePlan:
     return ReleasePlan(
         release_id=made.release_id,
         plan_hash=made.plan_hash,
@@ -207,6 +215,7 @@ def _page(made: Preflight, devices: tuple[PlannedDevice, ...] | None) -> Release
         bytes=made.bytes,
         finish=made.finish,
         devices=devices,
+        warnings=warnings,
     )
 
 

@@ -177,7 +177,26 @@ def draft_of(body: NewRelease, release_id: str | None) -> ReleaseDraft:
 
 def forecast_unpublished(server: Backend, draft: ReleaseDraft, facts: FirmwareFacts) -> Forecast:
     """Return who would take firmware that is not published yet."""
-    firmware = FirmwareRef(
+    candidate = NoticeRelease(
+        release_id=draft.release_id or "",
+        label=MAX_INTEGER,  # newer than all that there are
+        order=MAX_INTEGER,
+        firmware=unpublished_ref(draft, facts),
+        percentage=draft.percentage,
+        mandatory=draft.mandatory,
+        forced=draft.forced,
+        urgency=draft.urgency,
+        target_range=draft.target_range,
+        description=draft.description,
+        terms=draft.terms,
+    )
+    channel = draft.channel
+    return forecast(server.store.devices.fleet(channel.product, channel.group), candidate, channel.group)
+
+
+def unpublished_ref(draft: ReleaseDraft, facts: FirmwareFacts) -> FirmwareRef:
+    """Return firmware that is not published yet as messages would name it."""
+    return FirmwareRef(
         component=draft.channel.component,
         version=draft.version,
         build=facts.build,
@@ -189,21 +208,6 @@ def forecast_unpublished(server: Backend, draft: ReleaseDraft, facts: FirmwareFa
         data_schema=facts.data_schema,
         reads_schemas=facts.reads_schemas,
     )
-    candidate = NoticeRelease(
-        release_id=draft.release_id or "",
-        label=MAX_INTEGER,  # newer than all that there are
-        order=MAX_INTEGER,
-        firmware=firmware,
-        percentage=draft.percentage,
-        mandatory=draft.mandatory,
-        forced=draft.forced,
-        urgency=draft.urgency,
-        target_range=draft.target_range,
-        description=draft.description,
-        terms=draft.terms,
-    )
-    channel = draft.channel
-    return forecast(server.store.devices.fleet(channel.product, channel.group), candidate, channel.group)
 
 
 def page_of(server: Backend, release: ReleaseView, *, metrics: bool = True) -> ReleasePage:

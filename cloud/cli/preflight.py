@@ -45,7 +45,7 @@ def plan(operator: Operator, *, what: str, devices: bool, **said: Any) -> None:
         made = prepared(operator, what, Path(scratch), said)
     listed = devices or operator.output.for_program
     told: Json = operator.api.post("releases", "plan", body=made.asked | {"devices": listed})
-    warned = warnings(made.planned, sum(told["counts"].values()))
+    warned = [*told["warnings"], *warnings(made.planned, sum(told["counts"].values()))]
     for line in warned:
         operator.output.warn(line)
     if operator.output.for_program:

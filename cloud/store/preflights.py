@@ -11,6 +11,12 @@ from sqlmodel import Session, col, select
 from cloud.models import AuditRow, DeviceRow, EntryRow
 from cloud.store.engine import Database
 from cloud.store.errors import ConflictError
+from cloud.store.flips import what_flips
+from cloud.store.lookup import firmware_ref, firmware_row
+from cloud.values import ReleaseDraft
+from protocol.down import NoticeRelease
+from protocol.identity import MAX_INTEGER
+from protocol.values import FirmwareRef
 
 MAX_SIGNS: Final = 50_000
 """How many of the newest signs of life are looked at."""
@@ -41,6 +47,25 @@ class Preflights:
     def now_ms(self) -> int:
         """Return the time by the clock that rows are stamped with."""
         return self._database.now_ms()
+
+    def warnings(self, draft: ReleaseDraft, unpublished: FirmwareRef | None = None) -> tuple[str, ...]:
+        """Return why this draft would be refused when it is made, though it can be planned."""
+        channel = draft.channel
+        with self._database.reading() as session:
+            found = unpublished or firmware_ref(
+                firmware_row(session, channel.product, channel.component, draft.version)
+            )
+            candidate = NoticeRelease(
+                release_id=draft.release_id or "planned",
+                label=MAX_INTEGER,  # newer than all that there are
+                order=MAX_INTEGER,
+                firmware=found,
+                urgency=draft.urgency,
+                target_range=draft.target_range,
+                terms=draft.terms,
+            )
+            flips = what_flips(session, channel, candidate, self._database.now_ms())
+        return (f"{flips}; this release would be refused",) if flips else ()
 
     def decided(self) -> int:
         """Return the number of the last decision of any kind."""

@@ -33,6 +33,7 @@ from cloud.store.channels import (
 from cloud.store.engine import Change, Database
 from cloud.store.errors import ConflictError, NotFoundError
 from cloud.store.events import note
+from cloud.store.flips import check_stays
 from cloud.store.lookup import firmware_by_id, firmware_row, group_row, product_row, release_row
 from cloud.store.preflights import check_undisturbed
 from cloud.store.rollouts import abort_with, check_plan, start_rollout
@@ -63,8 +64,9 @@ class Releases:
         """Release a published firmware on a channel under its next label, by a plan if it has a `policy`.
 
         With one, percentage and terms of the draft are its. NotFoundError without such a product, group or firmware;
-        ConflictError if the firmware is not published, is below the signed floor, or the channel has too many releases
-        that still reach somebody; DisturbedError if the last decision of any kind is not the one numbered `decided`.
+        ConflictError if the firmware is not published, is below the signed floor, devices would go to and fro with it,
+        or the channel has too many releases that still reach somebody; DisturbedError if the last decision of any kind
+        is not the one numbered `decided`.
         """
         with self._database.changing() as change:
             if decided is not None:
@@ -265,6 +267,8 @@ def _create(
         session.add(ChannelRow(product=channel.product, group_name=channel.group, component=channel.component))
         session.flush()
     row = _row(draft, firmware, label=_next_label(session, channel), decision=change.next_number("decision"))
+    if references_label is None:  # what brings a version back is a brake, and never refused for this
+        check_stays(session, channel, as_noticed(row, firmware), change.now_ms)
     row.references_label, row.promoted_from = references_label, promoted_from
     row.created_at_ms, row.created_by = change.now_ms, by
     session.add(row)

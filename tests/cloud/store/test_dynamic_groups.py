@@ -12,9 +12,9 @@ from cloud.groups_query import Candidate, Query
 from cloud.store.dynamic_groups import MAX_DYNAMIC, MAX_MEMBERSHIPS
 from cloud.store.errors import ConflictError, InvalidError, NotFoundError
 from cloud.store.store import Store
-from cloud.values import OutboxKind
+from cloud.values import OutboxKind, ReleaseDraft
 from protocol.identity import EVERYONE, Installed
-from tests.cloud.store.fleets import ANN, MODEL, PRODUCT, Clock, Device, join, release
+from tests.cloud.store.fleets import ANN, MODEL, PRODUCT, Clock, Device, channel, join, release
 
 HALL = 'attributes.site == "hall"'
 ATTIC = 'attributes.site == "attic"'
@@ -87,6 +87,24 @@ def test_what_is_released_to_it_reaches_its_members(store: Store) -> None:
     assert decided["pi-1"].source_id == made.release_id
     assert decided["pi-2"] is None
     assert device.hello().desired.notices == {"hall/app": store.releases.channel_notice(made.channel).seq}  # type: ignore[union-attr]
+
+
+def test_a_release_from_which_a_query_would_send_devices_back_is_not_made(store: Store) -> None:
+    store.catalog.create_group(PRODUCT, "old", query='app < "1.1.0"', by=ANN)
+    store.catalog.create_group(PRODUCT, "hall", query=f'{HALL} and app < "1.1.0"', by=ANN)
+    join(store, "pi-1", "pi-2")
+    release(store, "1.0.0")
+    with pytest.raises(
+        ConflictError, match=r"2 devices would not keep app 1\.1\.0.*leave group old.*nothing was released"
+    ):
+        release(store, "1.1.0", "old")
+    with pytest.raises(ConflictError, match="2 devices would not keep"):
+        release(store, "1.1.0", "hall")
+    assert [it.firmware.version for it in store.releases.releases(product=PRODUCT)] == ["1.0.0"]
+    (warning,) = store.preflights.warnings(ReleaseDraft(channel=channel("old"), version="1.1.0"))
+    assert warning.endswith("this release would be refused")
+    assert store.preflights.warnings(ReleaseDraft(channel=channel(), version="1.1.0")) == ()
+    release(store, "1.1.0", target_range="<1.1.0")
 
 
 def test_another_query_lets_go_of_some_and_takes_others(store: Store) -> None:
