@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from protocol.down import NoticeRelease, Ota
-from protocol.explaining import _ASKED, explain
+from protocol.explaining import ASKED, explain
 from protocol.facts import DeviceFacts
 from protocol.schedule import Terms
 from protocol.selection import Assignment, Rule, select
@@ -83,4 +83,4 @@ def test_a_decision_begins_with_what_it_is_and_ends_with_why(told: tuple[str, ..
 
 
 def test_every_rule_has_words() -> None:
-    assert set(_ASKED) == set(Rule)
+    assert set(ASKED) == set(Rule)
