@@ -63,7 +63,6 @@ DETAILS = (
     Column("reads schemas", "reads_schemas"),
     Column("notes", "notes"),
 )
-SHOWN = (*DETAILS, Column("runs on", lambda row: plural(row["running_on"], "device")))
 BUILT = (
     Column("image", "image"),
     Column("description", "described_in"),
@@ -202,7 +201,8 @@ def show(operator: Operator, *, version: str, product: str | None, component: st
     found = operator.api.get("firmware", chosen, operator.component(component), version)
     same = ("component", "version", "digest")
     running = (it for it in operator.api.get("products", chosen, "running") if all(it[of] == found[of] for of in same))
-    operator.output.record(found | {"running_on": sum(it["devices"] for it in running)}, SHOWN, key=VERSION)
+    devices = sum(it["devices"] for it in running)
+    operator.output.record(found, (*DETAILS, Column("runs on", lambda _: plural(devices, "device"))), key=VERSION)
 
 
 @firmware.command("role", examples=("fleetlift firmware role --to thermostat.json",))

@@ -212,9 +212,14 @@ def version_taken(said: Description) -> UserError:
 
 
 def warn_of_same_image(operator: Operator, package: Package) -> None:
-    """Tell a person that the package's very image is published under another version already."""
+    """Tell a person that the package's very image is published under another version already.
+
+    Raises UserError if its version is published with another image: nothing has been sent yet.
+    """
     said = package.description
     there = operator.api.get("firmware", product=said.product, component=said.component)
+    if any(it["version"] == said.version and it["digest"] != package.ref.digest for it in there):
+        raise version_taken(said)
     same = [it["version"] for it in there if it["digest"] == package.ref.digest and it["version"] != said.version]
     if same:
         names = ", ".join(shown(version) for version in same)

@@ -30,7 +30,7 @@ class Witness:
     def heard(self) -> list[str]:
         """The topics of what the cloud has published since it was asked last, but for the fence."""
         fence = TOPICS.notice(PRODUCT, self._group, COMPONENT)
-        self._fleet.push(self._fence, "--group", self._group)
+        self._fleet.push(self._fence, "--group", self._group, "--again")
         seq = self._fleet.query("SELECT notice_seq FROM channel WHERE group_name = ?", self._group)[0]["notice_seq"]
         topics: list[str] = []
         while True:
