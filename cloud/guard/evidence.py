@@ -109,7 +109,7 @@ class Standing:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Fingerprint:
-    """Where a failure happened, and why: a phase and a reason of `protocol.phases`, or `taken_back`."""
+    """Where a failure happened, and why: a phase and a reason of `protocol.phases`, `taken_back` or `flips`."""
 
     phase: str
     reason: str
@@ -117,6 +117,9 @@ class Fingerprint:
 
 TAKEN_BACK = "taken_back"
 """The reason of a success that the device later contradicted."""
+FLIPS = "flips"
+"""The reason of a device that took the same release `FLIPS_AT` times, and does not keep it."""
+FLIPS_AT = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,9 +127,10 @@ class StratumEvidence:
     """What became of the devices of one hardware model that came from one version (None: from nothing).
 
     Each device counts once, by its last attempt that was not cancelled (and as failed while it has contradicted a
-    success before and has not stood the soak since): `started` = `under_way` + `proven` + `succeeded` + failures +
-    `transient` + `moved_on`. `succeeded` stood the soak, on the digest that booted; `proven` booted it, and the soak is
-    not over; `transient` are failures that say nothing of the firmware; `moved_on` took another firmware since.
+    success before, or succeeded `FLIPS_AT` times, and has not stood the soak since): `started` = `under_way` + `proven`
+    + `succeeded` + failures + `transient` + `moved_on`. `succeeded` stood the soak, on the digest that booted; `proven`
+    booted it, and the soak is not over; `transient` are failures that say nothing of the firmware; `moved_on` took
+    another firmware since.
     `on_trial` are those of `under_way`, heard of lately, that restarted into it before the soak of the open phase was
     over, and have yet to say how that went. `away` are those of `under_way`, and `quiet` those of all that took it and
     did not fail, that were not heard of for long. `fresh_started` began since `Memory.watched_from_ms`, of which

@@ -17,6 +17,8 @@ from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
 from cloud.guard.evidence import (
+    FLIPS,
+    FLIPS_AT,
     TAKEN_BACK,
     Arm,
     Evidence,
@@ -148,22 +150,30 @@ def _strata(scope: _Scope) -> tuple[tuple[StratumEvidence, ...], dict[str, int]]
 
 def _outcomes(scope: _Scope) -> Select[Any]:
     """Return the query for the devices' last attempts, counted by kind of device and by what became of them."""
-    last = select(func.max(AttemptRow.id)).where(scope.counted).group_by(col(AttemptRow.device_id))
     succeeded = col(AttemptRow.outcome) == Outcome.SUCCEEDED.value
+    again = and_(succeeded, col(AttemptRow.tried_order) >= scope.standing.memory.retried_at)
+    last = (
+        select_columns(func.max(col(AttemptRow.id)).label("id"), func.sum(case((again, 1), else_=0)).label("successes"))
+        .where(scope.counted)
+        .group_by(col(AttemptRow.device_id))
+        .subquery()
+    )
     taken_back = and_(succeeded, col(AttemptRow.taken_back_at_ms).is_not(None))
     settled_at_ms = func.coalesce(col(AttemptRow.taken_back_at_ms), col(AttemptRow.settled_at_ms), 0)
     soaked = settled_at_ms <= scope.now_ms - 1000 * scope.policy.phases[scope.standing.phase].soak_s
     flips_back = and_(_ever_taken_back(scope), or_(~succeeded, taken_back, ~soaked))
+    moved_on = and_(succeeded, func.coalesce(col(ComponentRow.digest), "") != scope.digest)
+    flips = and_(last.c.successes >= FLIPS_AT, or_(col(AttemptRow.outcome).is_(None), ~soaked, moved_on))
     kind = case(
-        (flips_back, "failed"),
+        (or_(flips_back, flips), "failed"),
         (col(AttemptRow.outcome).is_(None), "under_way"),
-        (and_(succeeded, func.coalesce(col(ComponentRow.digest), "") != scope.digest), "moved_on"),
+        (moved_on, "moved_on"),
         (and_(succeeded, soaked), "succeeded"),
         (succeeded, "proven"),
         (col(AttemptRow.reason).in_(TRANSIENT), "transient"),
         else_="failed",
     )
-    reason = case((flips_back, TAKEN_BACK), else_=func.coalesce(col(AttemptRow.reason), ""))
+    reason = case((flips_back, TAKEN_BACK), (flips, FLIPS), else_=func.coalesce(col(AttemptRow.reason), ""))
     is_silent = and_(
         col(DeviceRow.online).is_(False), func.coalesce(col(DeviceRow.last_seen_at_ms), 0) < scope.quiet_before_ms
     )
@@ -182,6 +192,7 @@ def _outcomes(scope: _Scope) -> Select[Any]:
             func.sum(case((on_trial, 1), else_=0)),
         )
         .select_from(AttemptRow)
+        .join(last, last.c.id == col(AttemptRow.id))
         .join(DeviceRow, col(DeviceRow.id) == col(AttemptRow.device_id))
         .outerjoin(
             ComponentRow,
@@ -190,7 +201,6 @@ def _outcomes(scope: _Scope) -> Select[Any]:
                 col(ComponentRow.component) == col(AttemptRow.component),
             ),
         )
-        .where(col(AttemptRow.id).in_(last))
         .group_by(*columns)
     )
 
