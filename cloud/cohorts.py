@@ -169,12 +169,15 @@ class Inquiry:
         self._answers: dict[tuple[int, str, Sides], Decision] = {}
         self._first: dict[tuple[int, str], list[str]] = {}
         self._partial: dict[str, dict[str, tuple[str, int]]] = {}
+        self._awaited: dict[str, list[str]] = {}
         for (_, component), releases in channels.items():
             for release in releases:
                 below = covered_places(release, now_ms)
                 if 0 < below < PLACES:
                     name = f"{release.release_id} v{release.label}"
                     self._partial.setdefault(component, {})[name] = (release.release_id, below)
+                    if release.terms.base_first and (release.terms.paused or now_ms < release.terms.not_before_ms):
+                        self._awaited.setdefault(component, []).append(name)
 
     def decided(self, kind: int, component: str, about: str | None = None) -> Iterator[Alike]:
         """Yield the devices of a kind by their decisions about a component.
@@ -184,6 +187,8 @@ class Inquiry:
         """
         parts = [(self._fleet.members[kind], Sides())]
         for other in self._looked_at_first(kind, component):
+            for name in self._awaited.get(other, ()):  # its coverage is looked at ahead of its time, in no trace
+                parts = [it for part in parts for it in self._sides(*part, name, *self._partial[other][name])]
             parts = [(part, sides) for _, part, sides in self._split(kind, other, parts)]
         for decision, part, _ in self._split(kind, component, parts, about):
             yield Alike(self._fleet.kinds[kind], decision, part)
@@ -216,10 +221,14 @@ class Inquiry:
             if name is None:
                 yield decision, part, sides
                 continue
-            inside, outside = by_place(self._fleet.device_ids, part, *partial[name])
-            undecided += [
-                (side, sides | {(name, within)}) for side, within in ((inside, True), (outside, False)) if side
-            ]
+            undecided += self._sides(part, sides, name, *partial[name])
+
+    def _sides(
+        self, part: array[int], sides: Sides, name: str, release_id: str, below: int
+    ) -> list[tuple[array[int], Sides]]:
+        """Return devices told apart by whether a release covers them."""
+        inside, outside = by_place(self._fleet.device_ids, part, release_id, below)
+        return [(side, sides | {(name, within)}) for side, within in ((inside, True), (outside, False)) if side]
 
     def _ask(self, kind: int, component: str, position: int, sides: Sides) -> Decision:
         """Ask about one device: the first answer leads to what it has to be asked by, the last is for all its like."""

@@ -60,7 +60,8 @@ class Window:
     """Minutes of some days of the week in which updates may be installed, by the device's own clock on the wall.
 
     `days` are 0 (Monday) to 6, none for every day; `start_minute` counts from midnight; a window may run into the next
-    day, and is as long on the wall on the days on which clocks are put forward or back.
+    day, and opens and closes by the wall on the days on which clocks are put forward or back: a time that is left out
+    is an hour later, one that comes twice the first of the two.
     """
 
     start_minute: int
@@ -112,8 +113,8 @@ class Terms:
     `canaries` are groups whose devices are covered whatever the percentage. `paused`: who does not run it yet does not
     take it. `stopped`: nor does who is in one of these strata. `attention`: somebody at the device is asked before it
     is installed; `optional`: and may decline. After `deadline_ms` windows and questions are over. `base_first`: nothing
-    else is taken by devices that have yet to take this. Failures before the decision numbered `retried_at` are
-    forgotten.
+    else is taken by devices that have yet to take this, though it be paused or not begun. Failures before the decision
+    numbered `retried_at` are forgotten.
     """
 
     canaries: tuple[str, ...] = ()
@@ -161,12 +162,9 @@ def openness(windows: tuple[Window, ...], timezone: str, now_ms: int) -> Opennes
         return Openness(is_open=True, changes_at_ms=None)
     zone = zone_of(timezone)
     today = datetime.fromtimestamp(now_ms / 1000, zone).date()
-    spans = sorted(
-        _span(window, today + timedelta(days=ahead), zone)
-        for window in windows
-        for ahead in range(-2, WEEK_DAYS + 2)
-        if window.starts(today + timedelta(days=ahead))
-    )
+    around = [today + timedelta(days=ahead) for ahead in range(-2, 2 * WEEK_DAYS + 2)]
+    spans = sorted(_span(window, day, zone) for window in windows for day in around if window.starts(day))
+    spans = [(begins, ends) for begins, ends in spans if begins < ends]  # of some nothing is left when clocks change
     ends_at_ms = None
     for begins, ends in spans:
         if begins <= (now_ms if ends_at_ms is None else ends_at_ms) and ends > now_ms:

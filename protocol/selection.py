@@ -15,7 +15,8 @@ The rules, in order; the first that decides ends it:
 What is wanted may still be blocked: it is retired (below the floor), it needs something that the device lacks, another
 component that is installed would not work with it, it cannot read the data that is there, its digest failed on this
 device before (only a decision after that failure tries it again: an OTA, or a retry of the release), somebody at the
-device declined it, or a release of another component, which the device has yet to take, comes first.
+device declined it, or a release of another component, which the device has yet to take, comes first (also one that is
+paused, or has not begun).
 
 Time is an argument; `again_at_ms` of a decision is the first time at which another answer is possible by time alone.
 """
@@ -145,6 +146,8 @@ class _Inquiry:
     channels: Channels
     component: str
     now_ms: int
+    ahead: bool = False
+    """Whether it is about what comes first: that waits for a release that is paused, or has not begun, as well."""
     trace: list[Step] = field(default_factory=list)
     again_at_ms: int | None = None
 
@@ -210,10 +213,12 @@ def _comes_first(
         and any(it.terms.base_first for it in channels[group, other])
     }
     for other in sorted(others):
-        decision = _select(_Inquiry(facts, assignment, channels, other, now_ms))
+        decision = _select(_Inquiry(facts, assignment, channels, other, now_ms, ahead=True))
         wanted = decision.wanted
         if wanted is not None and wanted.terms.base_first and decision.verdict is not Verdict.RUNS:
-            return f"{other} {wanted.firmware.version} comes first"
+            begun = now_ms >= wanted.terms.not_before_ms
+            but = ", and is paused" if wanted.terms.paused else "" if begun else ", and has not begun"
+            return f"{other} {wanted.firmware.version} comes first{but}"
     return None
 
 
@@ -232,12 +237,13 @@ def applies(asked: _Inquiry, release: NoticeRelease) -> bool:
 def _is_open(asked: _Inquiry, release: NoticeRelease, name: str) -> bool:
     """Tell whether the release's time has come, and nobody stopped it; what nothing is said of leaves no step."""
     terms, facts = release.terms, asked.facts
-    if terms.not_before_ms:
+    awaited = asked.ahead and terms.base_first
+    if terms.not_before_ms and not awaited:
         asked.ask_again(terms.not_before_ms)
         begun = asked.now_ms >= terms.not_before_ms
         if not asked.note(Rule.NOT_BEFORE, name, f"{'' if begun else 'not '}begun", passed=begun):
             return False
-    if terms.paused:
+    if terms.paused and not awaited:
         return asked.note(Rule.PAUSED, name, "paused", passed=False)
     state = facts.components.get(release.firmware.component)
     for stratum in terms.stopped:

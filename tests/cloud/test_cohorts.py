@@ -157,3 +157,13 @@ def test_places_for_many_are_the_places_of_each(below: int, seed: int) -> None:
         inside, outside = by_place(ids, range(len(ids)), "rel-1", at)
         assert list(inside) == [number for number, it in enumerate(ids) if place(it, "rel-1") < at]
         assert sorted([*inside, *outside]) == list(range(len(ids)))
+
+
+def test_a_base_that_is_paused_holds_those_whom_it_covers_and_no_others() -> None:
+    base = replace(release(1, 2, "*", 50), firmware=firmware(2, component="os"), release_id="base")
+    base = replace(base, terms=Terms(base_first=True, paused=True))
+    devices = tuple(device(1, f"pi-{n}") for n in range(20))
+    channels = {("everyone", "os"): (base,), ("everyone", "app"): (release(2, 2),)}
+    made = plan(FleetView(product="thermostat", channels=channels, devices=devices, now_ms=NOW_MS), NOW_MS)
+    waiting = {it.device_id for it in made.holds if it.reason is HoldReason.BASE_FIRST}
+    assert waiting == {f"pi-{n}" for n in range(20) if place(f"pi-{n}", "base") < 500_000}

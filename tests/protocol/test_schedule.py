@@ -171,6 +171,36 @@ def test_the_hour_that_comes_twice_is_in_the_window_both_times() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("window", "day", "opens_for"),
+    [
+        ("02:15-02:45", "2026-03-29", ("03:15+02:00", "03:45+02:00")),
+        ("02:30-04:00", "2026-03-29", ("03:30+02:00", "04:00+02:00")),
+        ("01:45-02:15", "2026-03-29", ("01:45+01:00", "03:15+02:00")),
+        ("02:00-03:00", "2026-03-29", None),
+        ("02:45-03:15", "2026-03-29", None),
+        ("02:15-02:45", "2026-10-25", ("02:15+02:00", "02:45+02:00")),
+        ("02:00-03:00", "2026-10-25", ("02:00+02:00", "03:00+01:00")),
+        ("02:45-03:15", "2026-10-25", ("02:45+02:00", "03:15+01:00")),
+    ],
+)
+def test_what_a_window_is_on_the_day_on_which_clocks_change(
+    window: str, day: str, opens_for: tuple[str, str] | None
+) -> None:
+    begins, ends = (int(it[:2]) * 60 + int(it[3:]) for it in window.split("-"))
+    windows = (Window(start_minute=begins, duration_minutes=ends - begins),)
+    midnight = at(f"{day}T00:00", "Europe/Berlin")
+    opened = openness(windows, "Europe/Berlin", midnight).changes_at_ms
+    assert opened is not None
+    if opens_for is None:
+        tomorrow = datetime.fromisoformat(day) + timedelta(days=1)
+        assert opened == at(f"{tomorrow:%Y-%m-%d}T{window[:5]}", "Europe/Berlin")
+        return
+    first, last = (round(datetime.fromisoformat(f"{day}T{it}").timestamp() * 1000) for it in opens_for)
+    assert opened == first
+    assert openness(windows, "Europe/Berlin", first) == Openness(True, last)
+
+
 ZONES = ("UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Pacific/Apia", "Asia/Kolkata")
 WINDOWS = st.builds(
     Window,

@@ -266,6 +266,26 @@ def test_what_comes_first_comes_first_for_those_whom_it_reaches(
         assert decision.trace[-1].saw == "os 1.2.0 comes first"
 
 
+@pytest.mark.parametrize(
+    ("terms", "saw"),
+    [
+        (Terms(base_first=True, paused=True), "os 1.2.0 comes first, and is paused"),
+        (Terms(base_first=True, not_before_ms=1), "os 1.2.0 comes first, and has not begun"),
+        (Terms(base_first=True, not_before_ms=1, paused=True), "os 1.2.0 comes first, and is paused"),
+        (Terms(base_first=True, paused=True, stopped=(Stratum(),)), None),
+        (Terms(paused=True), None),
+    ],
+)
+def test_what_comes_first_is_waited_for_while_it_is_paused_or_has_yet_to_begin(terms: Terms, saw: str | None) -> None:
+    facts, app = device(runs(1), runs(1, "os")), release(2)
+    decision = select(facts, EVERYONE, both(app, release(2, "os", terms=terms)), "app", now_ms=0)
+    assert (decision.trace[-1].saw if decision.verdict is Verdict.BLOCKED else None) == saw
+    base = select(facts, EVERYONE, both(app, release(2, "os", terms=terms)), "os", now_ms=0)
+    assert base.verdict is (Verdict.NOTHING)
+    nobody = both(app, release(2, "os", terms=terms, percentage=0))
+    assert select(facts, EVERYONE, nobody, "app", now_ms=0).verdict is Verdict.TAKE
+
+
 def test_what_comes_first_waits_for_nobody_and_a_lock_neither() -> None:
     first = Terms(base_first=True)
     channels, facts = both(release(2, terms=first), release(2, "os", terms=first)), device(runs(1), runs(1, "os"))
