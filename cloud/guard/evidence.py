@@ -59,7 +59,7 @@ class Memory:
     evidence for silence (`sequential.add_silence`) after `silence_looks` intervals, in millionths of its natural
     logarithm, of devices last heard until `heard_through_ms`, with the numbers that went quiet. `seen`, `quiet_seen`
     and `health_seen` are what was there when somebody resumed it: it does not count again. `was_completed`: it was
-    stopped or paused after its plan had run its course, and is completed again when somebody resumes it.
+    stopped, paused or aborted after its plan had run its course, and is completed again when somebody resumes it.
     """
 
     ramp_s: int = 0
@@ -100,6 +100,11 @@ class Standing:
     def is_guarded(self) -> bool:
         """Whether something may still stop it."""
         return self.status in GUARDED
+
+    @property
+    def can_end(self) -> bool:
+        """Whether there is something to abort: what was overtaken goes on when what overtook it is gone."""
+        return self.is_guarded or self.status is Status.OVERTAKEN
 
     @property
     def ran_its_course(self) -> bool:

@@ -134,7 +134,7 @@ def _idle(policy: Policy, standing: Standing, evidence: Evidence, now_ms: int) -
         why = f"waits for approval by somebody else: {len(standing.approved_by)} of {policy.approvals} agreed"
     elif standing.is_open and evidence.overtaken_by is not None:
         why = f"v{evidence.overtaken_by} reaches every device that this could still reach"
-        done = replace(standing, status=Status.OVERTAKEN, why=why)
+        done = replace(standing, status=Status.OVERTAKEN, paused_at_ms=standing.paused_at_ms or now_ms, why=why)
         return Verdict(actions=(Overtake(label=evidence.overtaken_by, why=why),), why=why, standing=done)
     elif status is Status.SCHEDULED and now_ms < standing.phase_began_at_ms:
         return Verdict(actions=(), why="begins later", standing=standing, again_at_ms=standing.phase_began_at_ms)
@@ -144,6 +144,8 @@ def _idle(policy: Policy, standing: Standing, evidence: Evidence, now_ms: int) -
         return Verdict(actions=(Start(why=why),), why=why, standing=begun, again_at_ms=now_ms)
     elif status in (Status.RUNNING, Status.PAUSED):
         return None
+    elif status is Status.OVERTAKEN and evidence.overtaken_by is None:
+        why = "what had overtaken it reaches its devices no more: resume it if it is to go on, or abort it"
     return Verdict(actions=(), why=why, standing=standing)
 
 

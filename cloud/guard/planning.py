@@ -79,7 +79,7 @@ def coverage(policy: Policy, standing: Standing) -> Coverage:
         policy.terms,
         canaries=tuple(dict.fromkeys(it.group for it in policy.phases[: phase + 1] if it.group is not None)),
         ramp=ramp,
-        paused=standing.status in _STILL,
+        paused=standing.status in _STILL or (standing.status is Status.OVERTAKEN and ramp is not None),
         stopped=memory.stopped,
         retried_at=memory.retried_at,
     )

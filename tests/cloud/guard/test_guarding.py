@@ -263,7 +263,7 @@ def test_words_that_make_no_sense_are_refused_and_change_nothing(status: Status)
         Status.STOPPED_BY_GATE: {"resume", "abort", "retry"},
         Status.COMPLETED: {"pause", "abort", "retry"},
         Status.ABORTED: set(),
-        Status.OVERTAKEN: set(),
+        Status.OVERTAKEN: {"resume", "abort"},
     }[status]
     for word, say in words.items():
         if word in sensible:
