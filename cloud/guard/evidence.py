@@ -235,6 +235,11 @@ class Evidence:
         """Devices that failed."""
         return sum(it.failed for it in self.strata)
 
+    def failed_since(self, memory: Memory) -> int:
+        """Return how many failed, without those that somebody has seen and let be."""
+        seen = {it.stratum: it.failed for it in memory.seen}
+        return sum(max(0, it.failed - seen.get(it.stratum, 0)) for it in self.strata)
+
     @property
     def quiet(self) -> int:
         """Devices that took it and were not heard of for long."""

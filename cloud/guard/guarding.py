@@ -198,10 +198,9 @@ def _go_on(policy: Policy, standing: Standing, evidence: Evidence, now_ms: int) 
     if hold is None and is_last and not evidence.succeeded and not evidence.already:
         hold = "no device runs it yet"
     if hold is not None:
-        nobody = evidence.fresh_failed and not evidence.succeeded and not evidence.proven and not middle
-        if nobody and soaked_ms <= now_ms:
-            why = f"all {evidence.fresh_failed} devices that took it in this phase failed, and none stood the soak"
-            return _stop(standing, (Finding(gate="failures", then=policy.gates.failures.then, why=why),), now_ms)
+        nobody = _nobody_stood(policy, standing, evidence) if soaked_ms <= now_ms else None
+        if nobody is not None:
+            return _stop(standing, (nobody,), now_ms)
         return Verdict(actions=(), why=f"{name}: {hold}", standing=standing, again_at_ms=again_at_ms)
     done = f"{name} is over: {evidence.fresh_succeeded} of {settled} devices that settled in it stood the soak"
     if not settled:
@@ -213,6 +212,17 @@ def _go_on(policy: Policy, standing: Standing, evidence: Evidence, now_ms: int) 
     after = replace(opened(policy, standing, standing.phase + 1, now_ms, evidence.devices), why=done)
     action = OpenPhase(phase=after.phase, why=done)
     return Verdict(actions=(action,), why=done, standing=after, again_at_ms=now_ms)
+
+
+def _nobody_stood(policy: Policy, standing: Standing, evidence: Evidence) -> Finding | None:
+    """Return a finding if there is nothing to go on with: all that took it failed, since somebody resumed it."""
+    if evidence.succeeded or evidence.proven or evidence.middle:
+        return None
+    failed = min(evidence.fresh_failed, evidence.failed_since(standing.memory))
+    if failed:
+        why = f"all {failed} devices that took it in this phase failed, and none stood the soak"
+        return Finding(gate="failures", then=policy.gates.failures.then, why=why)
+    return None
 
 
 def _hold(policy: Policy, standing: Standing, evidence: Evidence, soaks_for_ms: int) -> str | None:
@@ -228,6 +238,11 @@ def _hold(policy: Policy, standing: Standing, evidence: Evidence, soaks_for_ms: 
     if not enough and not (idle and (not evidence.fresh_failed or evidence.succeeded >= policy.min_succeeded)):
         if not settled and not middle and not evidence.proven:
             return "no device has taken it yet"
+        if evidence.fresh_failed and not (middle or evidence.proven or evidence.failed_since(standing.memory)):
+            return (
+                f"{evidence.fresh_failed} devices failed before it was resumed, and do not take it again by "
+                "themselves: `release retry` has them try once more"
+            )
         return (
             f"{evidence.fresh_succeeded} of {policy.min_succeeded} that it takes stood the soak; "
             f"{evidence.proven} are in it, {middle} in the middle of the update"

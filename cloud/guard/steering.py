@@ -81,10 +81,14 @@ def abort(standing: Standing, why: str) -> Standing:
 
 
 def retry(standing: Standing, decision: int) -> Standing:
-    """Return the standing in which devices that failed before the decision of this number try once more."""
+    """Return the standing in which devices that failed before the decision of this number try once more.
+
+    Their failures are forgotten, so they excuse no others either.
+    """
     if standing.status in (Status.ABORTED, Status.OVERTAKEN, Status.AWAITING_APPROVAL) or standing.memory.rolled_back:
         raise RolloutError(f"it is {_said(standing)}, so no device would take it again; {_NOTHING}")
-    return replace(standing, memory=replace(standing.memory, retried_at=decision))
+    seen = tuple(replace(it, started=it.started - it.failed, failed=0) for it in standing.memory.seen)
+    return replace(standing, memory=replace(standing.memory, retried_at=decision, seen=seen))
 
 
 def approve(policy: Policy, standing: Standing, *, by: str, made_by: str, now_ms: int, devices: int) -> Standing:

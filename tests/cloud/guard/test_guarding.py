@@ -87,6 +87,20 @@ def test_a_phase_that_nobody_survived_is_stopped() -> None:
     assert look(seen(of(failed=1)), at_ms=SOAK_MS - 1).actions == ()
 
 
+def test_what_nobody_survived_is_resumed_and_only_who_fails_from_then_on_stops_it_again() -> None:
+    stopped = look(seen(of(failed=2))).standing
+    resumed = steering.resume(POLICY, stopped, seen(of(failed=2)), 2 * SOAK_MS)
+    waits = look(seen(of(failed=2)), at_ms=3 * SOAK_MS, standing=resumed)
+    assert (waits.actions, waits.standing.status) == ((), Status.RUNNING)
+    assert "2 devices failed before it was resumed, and do not take it again by themselves: `release retry`" in waits.why
+    third = look(seen(of(failed=3)), at_ms=3 * SOAK_MS, standing=resumed)
+    assert third.why == "all 1 devices that took it in this phase failed, and none stood the soak"
+    # A retry forgets failures, so what was seen of them excuses nothing.
+    retried = steering.retry(resumed, 7)
+    again = look(seen(of(failed=2)), at_ms=3 * SOAK_MS, standing=retried)
+    assert again.why == "all 2 devices that took it in this phase failed, and none stood the soak"
+
+
 @pytest.mark.parametrize(("failed", "stops"), [(1, False), (2, False), (3, True)])
 def test_failures_stop_when_they_speak_loudly_enough(failed: int, stops: bool) -> None:
     verdict = look(seen(of(failed=failed, under_way=2)), at_ms=1)
