@@ -134,7 +134,8 @@ class StratumEvidence:
     not over; `transient` are failures that say nothing of the firmware; `moved_on` took another firmware since.
     `on_trial` are those of `under_way`, heard of lately, that restarted into it before the soak of the open phase was
     over, and have yet to say how that went. `away` are those of `under_way`, and `quiet` those of all that took it and
-    did not fail, that were not heard of for long. `fresh_started` began since `Memory.watched_from_ms`, of which
+    did not fail, that were not heard of for long; `lost` are those of `away` that had restarted into it.
+    `fresh_started` began since `Memory.watched_from_ms`, of which
     `fresh_failed`.
     """
 
@@ -143,6 +144,7 @@ class StratumEvidence:
     under_way: int = 0
     on_trial: int = 0
     away: int = 0
+    lost: int = 0
     proven: int = 0
     succeeded: int = 0
     failures: Mapping[Fingerprint, int] = field(default_factory=dict)
@@ -185,7 +187,9 @@ class Evidence:
 
     `devices` of the release's group, and `already` those of them that run its digest. `fresh_succeeded` and
     `fresh_failed` count what was told since the open phase began. `nobody_left`: the open phase covers no device that
-    has yet to take it. `kinds` is how many strata there are in the group. `silence` is None while the cloud has not
+    has yet to take it. `nobody_beside`: the cloud listened for long enough, and no other device of the group was heard
+    of since the phase opened, so that there is nobody to hold silence against. `kinds` is how many strata there are in
+    the group. `silence` is None while the cloud has not
     listened for long enough to tell. `overtaken_by` is a newer label that reaches everybody whom this could reach.
     """
 
@@ -195,6 +199,7 @@ class Evidence:
     fresh_succeeded: int = 0
     fresh_failed: int = 0
     nobody_left: bool = False
+    nobody_beside: bool = False
     kinds: int = 1
     silence: Silence | None = None
     health: tuple[HealthEvidence, ...] = ()
@@ -224,6 +229,16 @@ class Evidence:
     def on_trial(self) -> int:
         """Devices whose trial began in time to count in the open phase, and whose word on it is awaited."""
         return sum(it.on_trial for it in self.strata)
+
+    @property
+    def lost(self) -> int:
+        """Devices that restarted into it, and were not heard of for long."""
+        return sum(it.lost for it in self.strata)
+
+    @property
+    def moved_on(self) -> int:
+        """Devices that had it, and took another firmware since."""
+        return sum(it.moved_on for it in self.strata)
 
     @property
     def middle(self) -> int:

@@ -10,7 +10,8 @@ Rules, in order:
 5. A phase is over when its coverage has grown, its soak has passed, enough devices stood the soak in it, none that
    began its trial before that is still to say how it went (bad news travels more slowly than good news: a device that
    fails says so when the time to prove itself is over), and as many were settled as are still in the middle. A phase
-   that covers nobody is over at once. One that nobody survived is stopped: there is nothing to go on with.
+   that covers nobody is over at once. One that nobody survived is stopped: there is nothing to go on with. So is one
+   of which all that restarted into it, two at least, have been silent since, and nobody is left to compare them with.
 6. After the last phase it is completed, and covers whom it held back. Nothing is completed that nobody runs.
 7. What is completed is guarded on, until a newer release reaches whom it could reach: devices come late, and take their
    successes back. Those that begin after its completion are judged by themselves, too. A gate stops it as before, and
@@ -32,6 +33,8 @@ from protocol.schedule import Stratum
 
 LOOK_S: Final = 30
 """How often an open rollout is looked at, at least."""
+MIN_LOST: Final = 2
+"""How many have to be silent, with nobody to compare them with, for that to be more than one broken device."""
 REST_S: Final = 300
 """How often one that is completed is looked at, at most."""
 
@@ -187,7 +190,6 @@ def soaked_at_ms(policy: Policy, standing: Standing) -> int:
 def _go_on(policy: Policy, standing: Standing, evidence: Evidence, now_ms: int) -> Verdict:
     """Return whether the open phase is over, and what comes then."""
     soaked_ms = soaked_at_ms(policy, standing)
-    middle = evidence.middle
     settled = evidence.fresh_succeeded + evidence.fresh_failed
     is_last = standing.phase + 1 == len(policy.phases)
     name = _phase_name(policy, standing)
@@ -196,7 +198,7 @@ def _go_on(policy: Policy, standing: Standing, evidence: Evidence, now_ms: int) 
         again_at_ms = min(again_at_ms, soaked_ms)
     hold = _hold(policy, standing, evidence, soaked_ms - now_ms)
     if hold is None and is_last and not evidence.succeeded and not evidence.already:
-        hold = "no device runs it yet"
+        hold = _nobody_runs(evidence)
     if hold is not None:
         nobody = _nobody_stood(policy, standing, evidence) if soaked_ms <= now_ms else None
         if nobody is not None:
@@ -215,14 +217,21 @@ def _go_on(policy: Policy, standing: Standing, evidence: Evidence, now_ms: int) 
 
 
 def _nobody_stood(policy: Policy, standing: Standing, evidence: Evidence) -> Finding | None:
-    """Return a finding if there is nothing to go on with: all that took it failed, since somebody resumed it."""
+    """Return a finding if there is nothing to go on with: since somebody resumed it all failed, or are silent."""
     if evidence.succeeded or evidence.proven or evidence.middle:
         return None
     failed = min(evidence.fresh_failed, evidence.failed_since(standing.memory))
     if failed:
         why = f"all {failed} devices that took it in this phase failed, and none stood the soak"
         return Finding(gate="failures", then=policy.gates.failures.then, why=why)
-    return None
+    gate, lost = policy.gates.silence, evidence.lost - standing.memory.quiet_seen
+    if gate is None or not evidence.nobody_beside or lost < MIN_LOST:
+        return None
+    why = (
+        f"all {lost} devices that restarted into it in this phase were not heard of since, for more than "
+        f"{gate.quiet_after_s} s, and nobody else is there to hold that against"
+    )
+    return Finding(gate="silence", then=gate.then, why=why)
 
 
 def _hold(policy: Policy, standing: Standing, evidence: Evidence, soaks_for_ms: int) -> str | None:
@@ -237,7 +246,7 @@ def _hold(policy: Policy, standing: Standing, evidence: Evidence, soaks_for_ms: 
     enough = evidence.fresh_succeeded >= policy.min_succeeded
     if not enough and not (idle and (not evidence.fresh_failed or evidence.succeeded >= policy.min_succeeded)):
         if not settled and not middle and not evidence.proven:
-            return "no device has taken it yet"
+            return _nobody_said(evidence)
         if evidence.fresh_failed and not (middle or evidence.proven or evidence.failed_since(standing.memory)):
             return (
                 f"{evidence.fresh_failed} devices failed before it was resumed, and do not take it again by "
@@ -248,6 +257,37 @@ def _hold(policy: Policy, standing: Standing, evidence: Evidence, soaks_for_ms: 
             f"{evidence.proven} are in it, {middle} in the middle of the update"
         )
     return _unsettled(evidence, settled)
+
+
+def _nobody_said(evidence: Evidence) -> str:
+    """Return what a phase waits for in which no device is known to have ended well, badly or not yet."""
+    if evidence.lost:
+        return (
+            f"{evidence.lost} devices restarted into it and were not heard of since. Look at one of them; `release "
+            "pause` keeps the others from it, and `release abort` takes it back"
+        )
+    if evidence.under_way:
+        return f"{evidence.under_way} devices began it and were not heard of since"
+    return _moved_on(evidence) or "no device has taken it yet"
+
+
+def _nobody_runs(evidence: Evidence) -> str:
+    """Return why a plan is not completed that has run its course."""
+    if evidence.lost:
+        return _nobody_said(evidence)
+    return _moved_on(evidence) or (
+        "no device runs it yet, and it covers nobody that has yet to take it; it stays open for those to come, until "
+        "`release abort` ends it"
+    )
+
+
+def _moved_on(evidence: Evidence) -> str | None:
+    if not evidence.moved_on:
+        return None
+    return (
+        f"no device runs it any more: {evidence.moved_on} had it and run another firmware since, by another release, a "
+        "pin or an OTA; `release abort` ends it"
+    )
 
 
 def _unsettled(evidence: Evidence, settled: int) -> str | None:
