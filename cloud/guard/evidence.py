@@ -135,8 +135,7 @@ class StratumEvidence:
     `on_trial` are those of `under_way`, heard of lately, that restarted into it before the soak of the open phase was
     over, and have yet to say how that went. `away` are those of `under_way`, and `quiet` those of all that took it and
     did not fail, that were not heard of for long; `lost` are those of `away` that had restarted into it.
-    `fresh_started` began since `Memory.watched_from_ms`, of which
-    `fresh_failed`.
+    `fresh_started` began since `Memory.watched_from_ms`, of which `fresh_failed`.
     """
 
     stratum: Stratum

@@ -5,8 +5,9 @@ Rules, in order:
 1. What is closed stays closed. What waits for approval, or was stopped by a gate, waits for somebody.
 2. A newer release that reaches everybody overtakes it.
 3. A rollout that was scheduled starts when its time has come: by the plan's own time, not by when that was noticed.
-4. Every gate is asked, also while somebody has paused it. A gate stops single strata while the others are content, else
-   it pauses or rolls back. Whatever a gate does, no phase is opened in the same look.
+4. Every gate is asked, also while somebody has paused it, and before it begins: a device takes it by its own clock. A
+   gate stops single strata while the others are content, else it pauses or rolls back. Whatever a gate does, no phase
+   is opened in the same look.
 5. A phase is over when its coverage has grown, its soak has passed, enough devices stood the soak in it, none that
    began its trial before that is still to say how it went (bad news travels more slowly than good news: a device that
    fails says so when the time to prove itself is over), and as many were settled as are still in the middle. A phase
@@ -119,6 +120,8 @@ def guard(policy: Policy, standing: Standing, evidence: Evidence, now_ms: int) -
     findings = find(policy.gates, heard, evidence)
     if findings:
         return _stop(heard, findings, now_ms)
+    if heard.status is Status.SCHEDULED:
+        return _begin(policy, heard, now_ms)
     if heard.status is Status.PAUSED:
         return Verdict(actions=(), why=heard.why, standing=heard, again_at_ms=now_ms + LOOK_S * 1000)
     if heard.status is Status.COMPLETED:
@@ -127,7 +130,7 @@ def guard(policy: Policy, standing: Standing, evidence: Evidence, now_ms: int) -
 
 
 def _idle(policy: Policy, standing: Standing, evidence: Evidence, now_ms: int) -> Verdict | None:
-    """Return the verdict on what devices do not take now (rules 1 to 3), or None."""
+    """Return the verdict on what devices do not take now (rules 1 and 2), or None."""
     status, why = standing.status, standing.why
     if status is Status.COMPLETED:
         if evidence.overtaken_by is None:
@@ -139,17 +142,20 @@ def _idle(policy: Policy, standing: Standing, evidence: Evidence, now_ms: int) -
         why = f"v{evidence.overtaken_by} reaches every device that this could still reach"
         done = replace(standing, status=Status.OVERTAKEN, paused_at_ms=standing.paused_at_ms or now_ms, why=why)
         return Verdict(actions=(Overtake(label=evidence.overtaken_by, why=why),), why=why, standing=done)
-    elif status is Status.SCHEDULED and now_ms < standing.phase_began_at_ms:
-        return Verdict(actions=(), why="begins later", standing=standing, again_at_ms=standing.phase_began_at_ms)
-    elif status is Status.SCHEDULED:
-        why = f"its time has come: {_phase_name(policy, standing)} is open"
-        begun = replace(standing, status=Status.RUNNING, why=why)
-        return Verdict(actions=(Start(why=why),), why=why, standing=begun, again_at_ms=now_ms)
-    elif status in (Status.RUNNING, Status.PAUSED):
+    elif status in (Status.SCHEDULED, Status.RUNNING, Status.PAUSED):
         return None
     elif status is Status.OVERTAKEN and evidence.overtaken_by is None:
         why = "what had overtaken it reaches its devices no more: resume it if it is to go on, or abort it"
     return Verdict(actions=(), why=why, standing=standing)
+
+
+def _begin(policy: Policy, standing: Standing, now_ms: int) -> Verdict:
+    """Return whether its time has come (rule 3)."""
+    if now_ms < standing.phase_began_at_ms:
+        return Verdict(actions=(), why="begins later", standing=standing, again_at_ms=standing.phase_began_at_ms)
+    why = f"its time has come: {_phase_name(policy, standing)} is open"
+    begun = replace(standing, status=Status.RUNNING, why=why)
+    return Verdict(actions=(Start(why=why),), why=why, standing=begun, again_at_ms=now_ms)
 
 
 def _stop(standing: Standing, findings: tuple[Finding, ...], now_ms: int) -> Verdict:
