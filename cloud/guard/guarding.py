@@ -11,8 +11,9 @@ Rules, in order:
 5. A phase is over when its coverage has grown, its soak has passed, enough devices stood the soak in it, none that
    began its trial before that is still to say how it went (bad news travels more slowly than good news: a device that
    fails says so when the time to prove itself is over), and as many were settled as are still in the middle. A phase
-   that covers nobody is over at once. One that nobody survived is stopped: there is nothing to go on with. So is one
-   of which all that restarted into it, two at least, have been silent since, and nobody is left to compare them with.
+   that covers nobody is over at once; if that is because others are held back it soaks. One that nobody survived is
+   stopped: there is nothing to go on with. So is one of which all that restarted into it, two at least, have been
+   silent since, and nobody is left to compare them with.
 6. After the last phase it is completed, and covers whom it held back. Nothing is completed that nobody runs.
 7. What is completed is guarded on, until a newer release reaches whom it could reach: devices come late, and take their
    successes back. Those that begin after its completion are judged by themselves, too. A gate stops it as before, and
@@ -28,7 +29,7 @@ from typing import Final
 
 from cloud.guard.evidence import Evidence, Standing, Status
 from cloud.guard.gates import Finding, find, hear
-from cloud.guard.planning import Coverage, begin, coverage, opened
+from cloud.guard.planning import Coverage, begin, coverage, opened, share_of
 from cloud.guard.policy import Policy, Response
 from protocol.schedule import Stratum
 
@@ -245,7 +246,8 @@ def _hold(policy: Policy, standing: Standing, evidence: Evidence, soaks_for_ms: 
     settled = evidence.fresh_succeeded + evidence.fresh_failed
     middle = evidence.middle
     idle = evidence.nobody_left and not evidence.under_way and not evidence.proven
-    if idle and not settled:
+    is_narrowed = share_of(policy, standing.phase) < (policy.phases[standing.phase].percentage or 0)
+    if idle and not settled and not (is_narrowed and soaks_for_ms > 0):
         return None
     if soaks_for_ms > 0:
         return f"{'grows and ' if standing.memory.ramp_s else ''}soaks for {-(-soaks_for_ms // 1000)} s more"

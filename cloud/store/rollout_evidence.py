@@ -178,7 +178,7 @@ def _outcomes(scope: _Scope) -> Select[Any]:
         select_columns(
             *columns,
             func.count(),
-            func.sum(case((settled_at_ms >= scope.standing.memory.opened_at_ms, 1), else_=0)),
+            func.sum(case((settled_at_ms > scope.standing.memory.opened_at_ms, 1), else_=0)),
             func.sum(case((quiet, 1), else_=0)),
             func.sum(case((away, 1), else_=0)),
             func.sum(case((and_(away, col(AttemptRow.taken_at_ms).is_not(None)), 1), else_=0)),

@@ -1,11 +1,11 @@
-"""What the guard does before a plan's time has come, and what devices are told of that time."""
+"""What the guard does before a plan's time has come, and where phases begin and end."""
 
 from dataclasses import replace
 
 from cloud.guard import steering
 from cloud.guard.evidence import Status
-from cloud.guard.guarding import Pause, Start, begin
-from cloud.guard.policy import Policy
+from cloud.guard.guarding import Complete, Pause, Start, begin
+from cloud.guard.policy import Phase, Policy
 from protocol.schedule import Terms
 from tests.cloud.guard.looks import POLICY, SOAK_MS, look, of, seen
 
@@ -25,3 +25,13 @@ def test_devices_that_are_early_and_fail_stop_a_plan_before_it_begins_and_it_is_
     assert (resumed.status, resumed.phase_began_at_ms) == (Status.SCHEDULED, BEGINS_MS)
     begun = look(seen(of(failed=4)), LATER, at_ms=BEGINS_MS, standing=resumed)
     assert isinstance(begun.actions[0], Start)
+
+
+def test_a_phase_that_covers_only_whom_the_plan_holds_back_soaks_before_they_follow() -> None:
+    held = replace(POLICY, phases=(Phase(percentage=50, soak_s=600), Phase(percentage=100, soak_s=600)), hold_back=50)
+    second = look(seen(of(succeeded=50)), held).standing
+    nobody = seen(of(succeeded=50), fresh_succeeded=0, nobody_left=True)
+    waits = look(nobody, held, at_ms=SOAK_MS + 1, standing=second)
+    assert (waits.actions, waits.why) == ((), "phase 2 of 2 (100 %): soaks for 600 s more")
+    assert isinstance(look(nobody, held, at_ms=2 * SOAK_MS, standing=second).actions[0], Complete)
+    assert isinstance(look(nobody, at_ms=SOAK_MS + 1, standing=second).actions[0], Complete)
