@@ -58,7 +58,8 @@ class Memory:
     that begin from `watched_from_ms` on are judged by themselves, too. `silence_log_e` is the
     evidence for silence (`sequential.add_silence`) after `silence_looks` intervals, in millionths of its natural
     logarithm, of devices last heard until `heard_through_ms`, with the numbers that went quiet. `seen`, `quiet_seen`
-    and `health_seen` are what was there when somebody resumed it: it does not count again. `was_completed`: it was
+    and `health_seen` are what was there when somebody resumed it: it does not count again. `health_others`, in the
+    gates' places, are the most others that ever reported, to be held against when few are left. `was_completed`: it was
     stopped, paused or aborted after its plan had run its course, and is completed again when somebody resumes it.
     """
 
@@ -72,6 +73,7 @@ class Memory:
     seen: tuple[Seen, ...] = ()
     quiet_seen: int = 0
     health_seen: tuple[HealthEvidence, ...] = ()
+    health_others: tuple[HealthEvidence, ...] = ()
     heard_through_ms: int = 0
     silence_log_e: int = 0
     silence_looks: int = 0

@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from cloud.guard.evidence import Evidence, Standing, Status
-from cloud.guard.gates import Finding, find, hear
+from cloud.guard.gates import Finding, find, hear, remember
 from cloud.guard.planning import Coverage, begin, coverage, opened, share_of
 from cloud.guard.policy import Policy, Response
 from protocol.schedule import Stratum
@@ -117,7 +117,8 @@ def guard(policy: Policy, standing: Standing, evidence: Evidence, now_ms: int) -
     idle = _idle(policy, standing, evidence, now_ms)
     if idle is not None:
         return idle
-    heard = replace(standing, memory=hear(policy.gates, standing.memory, evidence))
+    memory = remember(policy.gates, hear(policy.gates, standing.memory, evidence), evidence)
+    heard = replace(standing, memory=memory)
     findings = find(policy.gates, heard, evidence)
     if findings:
         return _stop(heard, findings, now_ms)
