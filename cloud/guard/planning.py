@@ -9,6 +9,8 @@ from cloud.guard.policy import Policy
 from protocol.schedule import Ramp, Terms
 
 _WITHHELD = frozenset({Status.AWAITING_APPROVAL, Status.ABORTED})
+_BEGUN = frozenset({Status.RUNNING, Status.COMPLETED})
+"""Its time has come by the cloud's clock: devices whose own are behind are not kept waiting by them."""
 _STILL = frozenset({Status.AWAITING_APPROVAL, Status.PAUSED, Status.STOPPED_BY_GATE})
 
 
@@ -79,6 +81,7 @@ def coverage(policy: Policy, standing: Standing) -> Coverage:
         policy.terms,
         canaries=tuple(dict.fromkeys(it.group for it in policy.phases[: phase + 1] if it.group is not None)),
         ramp=ramp,
+        not_before_ms=0 if standing.status in _BEGUN else policy.terms.not_before_ms,
         paused=standing.status in _STILL or (standing.status is Status.OVERTAKEN and ramp is not None),
         stopped=memory.stopped,
         retried_at=memory.retried_at,

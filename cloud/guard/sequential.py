@@ -47,7 +47,7 @@ def more_log_e(devices: int, bad: int, others: int, others_bad: int) -> float:
 
     The numerator bets on both rates before it sees them (Beta(1, 1), and Beta(0.4, 3.6) for the others, mostly
     good), the denominator is the largest likelihood that any common rate has: so the ratio is below a supermartingale
-    that begins at 1, whatever that rate is (L. Wasserman, A. Ramdas, S. Balakrishnan, Universal inference, PNAS 117, 2020).
+    that begins at 1, whatever that rate is (Wasserman, Ramdas and Balakrishnan, Universal inference, PNAS 117, 2020).
     """
     total, rate = devices + others, (bad + others_bad) / max(1, devices + others)
     if bad * others <= others_bad * devices:

@@ -155,7 +155,7 @@ def unhealthy(chance: random.Random, devices: int, share: float) -> bool:
 
 
 def alike(chance: random.Random, devices: int, share: float) -> bool:
-    """Tell whether a health gate stops a release that changes nothing: such a share is beyond the bound, old and new."""
+    """Tell whether a health gate stops a release that changes nothing: such a share is beyond its bound on both."""
     gates = Gates(health=(HealthGate(at_most=2),))
     beyond, memory = [chance.random() < share for _ in range(devices)], begin(PLAN, 0, devices).memory
     for took in range(devices + 1):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from cloud.guard import steering
 from cloud.guard.evidence import Status
-from cloud.guard.guarding import Complete, Pause, Start, begin
+from cloud.guard.guarding import Complete, Pause, Start, begin, coverage
 from cloud.guard.policy import Phase, Policy
 from protocol.schedule import Terms
 from tests.cloud.guard.looks import POLICY, SOAK_MS, look, of, seen
@@ -25,6 +25,15 @@ def test_devices_that_are_early_and_fail_stop_a_plan_before_it_begins_and_it_is_
     assert (resumed.status, resumed.phase_began_at_ms) == (Status.SCHEDULED, BEGINS_MS)
     begun = look(seen(of(failed=4)), LATER, at_ms=BEGINS_MS, standing=resumed)
     assert isinstance(begun.actions[0], Start)
+
+
+def test_once_its_time_has_come_devices_are_told_no_time_so_that_clocks_that_are_behind_keep_nobody_out() -> None:
+    scheduled = begin(LATER, 0, 100)
+    assert coverage(LATER, scheduled).terms.not_before_ms == BEGINS_MS
+    begun = look(seen(), LATER, at_ms=BEGINS_MS, standing=scheduled).standing
+    assert (begun.status, coverage(LATER, begun).terms.not_before_ms) == (Status.RUNNING, 0)
+    early = steering.pause(scheduled, 1, "by ann")
+    assert coverage(LATER, early).terms.not_before_ms == BEGINS_MS
 
 
 def test_a_phase_that_covers_only_whom_the_plan_holds_back_soaks_before_they_follow() -> None:
