@@ -29,7 +29,7 @@ from typing import Final
 
 from cloud.guard.evidence import Evidence, Standing, Status
 from cloud.guard.gates import Finding, find, hear, remember
-from cloud.guard.planning import Coverage, begin, coverage, opened, share_of
+from cloud.guard.planning import Coverage, begin, coverage, opened, paced, share_of
 from cloud.guard.policy import Policy, Response
 from protocol.schedule import Stratum
 
@@ -128,7 +128,7 @@ def guard(policy: Policy, standing: Standing, evidence: Evidence, now_ms: int) -
         return Verdict(actions=(), why=heard.why, standing=heard, again_at_ms=now_ms + LOOK_S * 1000)
     if heard.status is Status.COMPLETED:
         return Verdict(actions=(), why=heard.why, standing=heard, again_at_ms=_silent_at_ms(policy, now_ms))
-    return _go_on(policy, heard, evidence, now_ms)
+    return _go_on(policy, paced(policy, heard, evidence.devices, now_ms), evidence, now_ms)
 
 
 def _idle(policy: Policy, standing: Standing, evidence: Evidence, now_ms: int) -> Verdict | None:
