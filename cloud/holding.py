@@ -92,7 +92,7 @@ _NOT_REACHED: Final = {
 }
 
 _OUTSIDE: Final = {
-    Rule.NOT_BEFORE: "the release has {}",
+    Rule.NOT_BEFORE: "the release has {} (by the cloud's clock; a device goes by its own until a plan begins)",
     Rule.PAUSED: "the release is {}",
     Rule.STRATUM: "the release is {}",
     Rule.PERCENTAGE: "outside the percentage: {}",

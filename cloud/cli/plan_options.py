@@ -26,7 +26,11 @@ def plan_options(function: F) -> F:
     options = [
         click.option("--phase", multiple=True, metavar="5%:30m|GROUP:1h", help="Who is next, and their soak; repeat."),
         click.option("--ramp", metavar="4h[:1h]", help="Coverage grows to all in this time (and soaks)."),
-        click.option("--pace", metavar="500/h", help="At most so many devices more in an hour."),
+        click.option(
+            "--pace",
+            metavar="500/h",
+            help="So many devices more in an hour, on average: a lottery, so 500 are 500 give or take 22.",
+        ),
         click.option("--hold-back", metavar="5%", help="Devices that come after the last soak: those to compare with."),
         click.option(
             "--gate", multiple=True, metavar="GATE", help="failures:2%/20%, silence:30m, crashes<=2, NAME>=N."
@@ -63,7 +67,7 @@ def describe(planned: Json) -> list[str]:
     policy = structure(plan, Policy)
     lines = [f"  {number}. {_phase_words(phase)}" for number, phase in enumerate(policy.phases, start=1)]
     if policy.pace_per_hour:
-        lines.append(f"  at most {policy.pace_per_hour} devices more in an hour")
+        lines.append(f"  {policy.pace_per_hour} devices more in an hour, on average")
     if policy.hold_back:
         lines.append(f"  {policy.hold_back} % are held back until the last soak is over")
     if policy.approvals:

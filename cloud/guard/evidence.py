@@ -58,8 +58,9 @@ class Memory:
     that begin from `watched_from_ms` on are judged by themselves, too. `silence_log_e` is the
     evidence for silence (`sequential.add_silence`) after `silence_looks` intervals, in millionths of its natural
     logarithm, of devices last heard until `heard_through_ms`, with the numbers that went quiet. `seen`, `quiet_seen`
-    and `health_seen` are what was there when somebody resumed it: it does not count again. `was_completed`: it was
-    stopped or paused after its plan had run its course, and is completed again when somebody resumes it.
+    and `health_seen` are what was there when somebody resumed it: it does not count again. `health_others`, in the
+    gates' places, are the most others that ever reported, to be held against when few are left. `was_completed`: it was
+    stopped, paused or aborted after its plan had run its course, and is completed again when somebody resumes it.
     """
 
     ramp_s: int = 0
@@ -72,6 +73,7 @@ class Memory:
     seen: tuple[Seen, ...] = ()
     quiet_seen: int = 0
     health_seen: tuple[HealthEvidence, ...] = ()
+    health_others: tuple[HealthEvidence, ...] = ()
     heard_through_ms: int = 0
     silence_log_e: int = 0
     silence_looks: int = 0
@@ -100,6 +102,11 @@ class Standing:
     def is_guarded(self) -> bool:
         """Whether something may still stop it."""
         return self.status in GUARDED
+
+    @property
+    def can_end(self) -> bool:
+        """Whether there is something to abort: what was overtaken goes on when what overtook it is gone."""
+        return self.is_guarded or self.status is Status.OVERTAKEN
 
     @property
     def ran_its_course(self) -> bool:
@@ -133,8 +140,8 @@ class StratumEvidence:
     another firmware since.
     `on_trial` are those of `under_way`, heard of lately, that restarted into it before the soak of the open phase was
     over, and have yet to say how that went. `away` are those of `under_way`, and `quiet` those of all that took it and
-    did not fail, that were not heard of for long. `fresh_started` began since `Memory.watched_from_ms`, of which
-    `fresh_failed`.
+    did not fail, that were not heard of for long; `lost` are those of `away` that had restarted into it.
+    `fresh_started` began since `Memory.watched_from_ms`, of which `fresh_failed`.
     """
 
     stratum: Stratum
@@ -142,6 +149,7 @@ class StratumEvidence:
     under_way: int = 0
     on_trial: int = 0
     away: int = 0
+    lost: int = 0
     proven: int = 0
     succeeded: int = 0
     failures: Mapping[Fingerprint, int] = field(default_factory=dict)
@@ -184,7 +192,9 @@ class Evidence:
 
     `devices` of the release's group, and `already` those of them that run its digest. `fresh_succeeded` and
     `fresh_failed` count what was told since the open phase began. `nobody_left`: the open phase covers no device that
-    has yet to take it. `kinds` is how many strata there are in the group. `silence` is None while the cloud has not
+    has yet to take it. `nobody_beside`: the cloud listened for long enough, and no other device of the group was heard
+    of since the phase opened, so that there is nobody to hold silence against. `kinds` is how many strata there are in
+    the group. `silence` is None while the cloud has not
     listened for long enough to tell. `overtaken_by` is a newer label that reaches everybody whom this could reach.
     """
 
@@ -194,6 +204,7 @@ class Evidence:
     fresh_succeeded: int = 0
     fresh_failed: int = 0
     nobody_left: bool = False
+    nobody_beside: bool = False
     kinds: int = 1
     silence: Silence | None = None
     health: tuple[HealthEvidence, ...] = ()
@@ -225,6 +236,16 @@ class Evidence:
         return sum(it.on_trial for it in self.strata)
 
     @property
+    def lost(self) -> int:
+        """Devices that restarted into it, and were not heard of for long."""
+        return sum(it.lost for it in self.strata)
+
+    @property
+    def moved_on(self) -> int:
+        """Devices that had it, and took another firmware since."""
+        return sum(it.moved_on for it in self.strata)
+
+    @property
     def middle(self) -> int:
         """Devices in the middle of it, of which was heard lately."""
         return sum(it.under_way - it.away for it in self.strata)
@@ -233,6 +254,11 @@ class Evidence:
     def failed(self) -> int:
         """Devices that failed."""
         return sum(it.failed for it in self.strata)
+
+    def failed_since(self, memory: Memory) -> int:
+        """Return how many failed, without those that somebody has seen and let be."""
+        seen = {it.stratum: it.failed for it in memory.seen}
+        return sum(max(0, it.failed - seen.get(it.stratum, 0)) for it in self.strata)
 
     @property
     def quiet(self) -> int:

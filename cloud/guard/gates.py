@@ -14,6 +14,7 @@ from cloud.guard.sequential import (
     add_silence,
     begins_at,
     log_bound,
+    more_log_e,
     rate_log_e,
     silence_evidence,
     silence_log_e,
@@ -25,6 +26,9 @@ ADVANCE_MS: Final = 5 * 60_000
 """How much time without anybody's going quiet is remembered at once."""
 MAX_CREDIT: Final = 1000
 MAX_NAMED: Final = 3
+MIN_OTHERS: Final = 20
+"""How many others there have to be, or half of those there were, to be held against now and not as remembered."""
+_NONE: Final = HealthEvidence()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +59,7 @@ def find(gates: Gates, standing: Standing, evidence: Evidence) -> tuple[Finding,
     found = [
         judge_failures(gates.failures, standing, evidence),
         judge_silence(gates.silence, memory, evidence) if gates.silence else None,
-        *(judge_health(gate, seen, it) for gate, seen, it in _health(gates, memory, evidence)),
+        *(judge_health(*it) for it in _health(gates, memory, evidence)),
     ]
     return tuple(finding for finding in found if finding is not None)
 
@@ -139,25 +143,49 @@ def judge_silence(gate: SilenceGate, memory: Memory, evidence: Evidence) -> Find
     return Finding(gate="silence", then=gate.then, why=why)
 
 
-def judge_health(gate: HealthGate, seen: HealthEvidence, health: HealthEvidence) -> Finding | None:
-    """Return a finding if too many that run it are beyond the bound, and not as many of the others."""
+def remember(gates: Gates, memory: Memory, evidence: Evidence) -> Memory:
+    """Return the memory with the most others that ever reported what each health gate asks for."""
+    known = (*memory.health_others, *(HealthEvidence() for _ in gates.health))
+    most = tuple(
+        HealthEvidence(control_reporting=it.control_reporting, control_beyond=it.control_beyond)
+        if it.control_reporting > before.control_reporting
+        else before
+        for before, it in zip(known, evidence.health, strict=False)
+    )
+    return memory if most in (memory.health_others, known[: len(most)]) else replace(memory, health_others=most)
+
+
+def judge_health(
+    gate: HealthGate, seen: HealthEvidence, health: HealthEvidence, remembered: HealthEvidence = _NONE
+) -> Finding | None:
+    """Return a finding if too many that run it are beyond the bound, and more than of the others.
+
+    When few others are left, `remembered` are held against: the most that there ever were. Others of whom none ever was
+    beyond the bound cast no doubt on it; where some are, the release has to be worse than they.
+    """
     reporting, beyond = max(0, health.reporting - seen.reporting), max(0, health.beyond - seen.beyond)
     log_e = rate_log_e(reporting, min(beyond, reporting), gate.tolerable_permille, gate.intolerable_permille)
-    as_bad = health.control_beyond * reporting >= beyond * health.control_reporting and health.control_reporting > 0
-    if log_e < log_bound(gate.false_stop_permille) or as_bad:
+    is_few = health.control_reporting < min(MIN_OTHERS, -(-remembered.control_reporting // 2))
+    held = remembered if is_few else health
+    others, others_beyond = held.control_reporting, held.control_beyond
+    bound = log_bound(gate.false_stop_permille)
+    worse = more_log_e(reporting, min(beyond, reporting), others, others_beyond)
+    is_doubted = others_beyond > 0 or remembered.control_beyond > 0
+    if log_e < bound or (is_doubted and worse < bound):
         return None
     why = (
-        f"{beyond} of {reporting} devices that run it report {gate}, and {health.control_beyond} of "
-        f"{health.control_reporting} others; {_rates(gate)}"
+        f"{beyond} of {reporting} devices that run it report {gate}, and {others_beyond} of {others} others"
+        f"{' before they took it' if is_few else ''}; {_rates(gate)}"
     )
     return Finding(gate=f"health {gate.gauge or 'crashes'}", then=gate.then, why=why)
 
 
 def _health(
     gates: Gates, memory: Memory, evidence: Evidence
-) -> Iterable[tuple[HealthGate, HealthEvidence, HealthEvidence]]:
-    seen = (*memory.health_seen, *(HealthEvidence() for _ in gates.health))
-    return zip(gates.health, seen, evidence.health, strict=False)
+) -> Iterable[tuple[HealthGate, HealthEvidence, HealthEvidence, HealthEvidence]]:
+    none = tuple(HealthEvidence() for _ in gates.health)
+    seen, others = (*memory.health_seen, *none), (*memory.health_others, *none)
+    return zip(gates.health, seen, evidence.health, others, strict=False)
 
 
 def _pick(gate: FailureGate, counts: dict[Stratum, _Count], kinds: int) -> tuple[Stratum, ...]:

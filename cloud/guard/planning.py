@@ -9,6 +9,8 @@ from cloud.guard.policy import Policy
 from protocol.schedule import Ramp, Terms
 
 _WITHHELD = frozenset({Status.AWAITING_APPROVAL, Status.ABORTED})
+_BEGUN = frozenset({Status.RUNNING, Status.COMPLETED})
+"""Its time has come by the cloud's clock: devices whose own are behind are not kept waiting by them."""
 _STILL = frozenset({Status.AWAITING_APPROVAL, Status.PAUSED, Status.STOPPED_BY_GATE})
 
 
@@ -56,6 +58,23 @@ def growth_s(policy: Policy, phase: int, devices: int) -> int:
     return -(-devices * share * 3600 // (100 * policy.pace_per_hour))
 
 
+def paced(policy: Policy, standing: Standing, devices: int, now_ms: int) -> Standing:
+    """Return the standing with the slope that the plan's pace demands for a group that is not as large as it was.
+
+    What is covered now stays covered: the line turns where it is. By less than a tenth it is let be, for each turn is a
+    notice to everybody.
+    """
+    memory = standing.memory
+    elapsed_ms = now_ms - standing.phase_began_at_ms
+    if policy.pace_per_hour is None or not 0 <= elapsed_ms < 1000 * memory.ramp_s:
+        return standing
+    ramp_s = growth_s(policy, standing.phase, devices)
+    if not ramp_s or 10 * abs(ramp_s - memory.ramp_s) < memory.ramp_s:
+        return standing
+    began_at_ms = now_ms - -(-elapsed_ms * ramp_s // memory.ramp_s)
+    return replace(standing, phase_began_at_ms=began_at_ms, memory=replace(memory, ramp_s=ramp_s))
+
+
 def share_of(policy: Policy, phase: int) -> int:
     """Return what percentage a phase covers, without whom the plan holds back; 0 for the phase before the first."""
     shares = [it.percentage for it in policy.phases[: phase + 1] if it.percentage is not None]
@@ -79,7 +98,8 @@ def coverage(policy: Policy, standing: Standing) -> Coverage:
         policy.terms,
         canaries=tuple(dict.fromkeys(it.group for it in policy.phases[: phase + 1] if it.group is not None)),
         ramp=ramp,
-        paused=standing.status in _STILL,
+        not_before_ms=0 if standing.status in _BEGUN else policy.terms.not_before_ms,
+        paused=standing.status in _STILL or (standing.status is Status.OVERTAKEN and ramp is not None),
         stopped=memory.stopped,
         retried_at=memory.retried_at,
     )

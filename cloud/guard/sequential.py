@@ -42,6 +42,29 @@ def bad_that_stop(devices: int, bound: float, tolerable_permille: int, intolerab
     return max(1, math.ceil((bound - devices * good) / (one - good)))
 
 
+def more_log_e(devices: int, bad: int, others: int, others_bad: int) -> float:
+    """Return the evidence that devices are bad more often than others are, whatever the rate of those.
+
+    The numerator bets on both rates before it sees them (Beta(1, 1), and Beta(0.4, 3.6) for the others, mostly
+    good), the denominator is the largest likelihood that any common rate has: so the ratio is below a supermartingale
+    that begins at 1, whatever that rate is (Wasserman, Ramdas and Balakrishnan, Universal inference, PNAS 117, 2020).
+    """
+    total, rate = devices + others, (bad + others_bad) / max(1, devices + others)
+    if bad * others <= others_bad * devices:
+        return 0.0
+    common = _times_log(bad + others_bad, rate) + _times_log(total - bad - others_bad, 1 - rate)
+    bet = _log_beta(bad + 1, devices - bad + 1) + _log_beta(others_bad + 0.4, others - others_bad + 3.6)
+    return bet - _log_beta(0.4, 3.6) - common
+
+
+def _times_log(count: int, rate: float) -> float:
+    return count * math.log(rate) if count else 0.0
+
+
+def _log_beta(one: float, other: float) -> float:
+    return math.lgamma(one) + math.lgamma(other) - math.lgamma(one + other)
+
+
 def silence_log_e(took: Arm, control: Arm, ratio_percent: int) -> float:
     """Return what one interval adds to the evidence that devices which took it go quiet more often than the others.
 

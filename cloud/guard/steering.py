@@ -29,10 +29,16 @@ def pause(standing: Standing, now_ms: int, why: str) -> Standing:
 def resume(policy: Policy, standing: Standing, evidence: Evidence, now_ms: int) -> Standing:
     """Return the standing in which it goes on where it was: the time in between does not count, nor what stopped it.
 
-    What was completed is completed again: no phase is opened anew.
+    What was completed is completed again: no phase is opened anew. What was overtaken goes on when what overtook it is
+    gone.
     """
-    if standing.status not in (Status.PAUSED, Status.STOPPED_BY_GATE):
+    if standing.status not in (Status.PAUSED, Status.STOPPED_BY_GATE, Status.OVERTAKEN):
         raise RolloutError(f"it is {_said(standing)}, and only what is paused or stopped can be resumed; {_NOTHING}")
+    if standing.status is Status.OVERTAKEN and evidence.overtaken_by is not None:
+        raise RolloutError(
+            f"v{evidence.overtaken_by} reaches every device that it could still reach; {_NOTHING}. Disable "
+            "that one first"
+        )
     paused_at_ms = standing.paused_at_ms or now_ms
     began_at_ms = standing.phase_began_at_ms + max(0, now_ms - max(paused_at_ms, standing.phase_began_at_ms))
     memory = replace(standing.memory, rolled_back=False, was_completed=False)
@@ -65,19 +71,24 @@ def resume(policy: Policy, standing: Standing, evidence: Evidence, now_ms: int) 
 
 def abort(standing: Standing, why: str) -> Standing:
     """Return the standing in which the release is disabled for good: its devices return to the one before."""
-    if not standing.is_guarded:
+    if not standing.can_end:
         raise RolloutError(
             f"it is {_said(standing)}, and only what may still go on can be aborted; disable the release if its "
             f"devices are to return to the one before; {_NOTHING}"
         )
-    return replace(standing, status=Status.ABORTED, why=why)
+    memory = replace(standing.memory, was_completed=standing.ran_its_course)
+    return replace(standing, status=Status.ABORTED, why=why, memory=memory)
 
 
 def retry(standing: Standing, decision: int) -> Standing:
-    """Return the standing in which devices that failed before the decision of this number try once more."""
+    """Return the standing in which devices that failed before the decision of this number try once more.
+
+    Their failures are forgotten, so they excuse no others either.
+    """
     if standing.status in (Status.ABORTED, Status.OVERTAKEN, Status.AWAITING_APPROVAL) or standing.memory.rolled_back:
         raise RolloutError(f"it is {_said(standing)}, so no device would take it again; {_NOTHING}")
-    return replace(standing, memory=replace(standing.memory, retried_at=decision))
+    seen = tuple(replace(it, started=it.started - it.failed, failed=0) for it in standing.memory.seen)
+    return replace(standing, memory=replace(standing.memory, retried_at=decision, seen=seen))
 
 
 def approve(policy: Policy, standing: Standing, *, by: str, made_by: str, now_ms: int, devices: int) -> Standing:

@@ -15,6 +15,7 @@ from cloud.store.engine import Database
 from cloud.store.errors import ConflictError
 from cloud.store.groups import add_member, group_view, insert_at, members_of, number, ranked, regrouped
 from cloud.store.lookup import checking, device_row, group_row, product_row
+from cloud.store.rollout_checks import check_no_plan_needs
 from cloud.store.situations import ids_of
 from cloud.values import GroupMatch, GroupTrial, GroupView
 from protocol.identity import EVERYONE, check_id
@@ -145,7 +146,7 @@ class Grouping:
             return tuple(members_of(session, product, group))
 
     def delete_group(self, product: str, group: str, *, by: str) -> None:
-        """Delete a group; ConflictError while it has enabled releases, and for `everyone`.
+        """Delete a group; ConflictError while a release of it is enabled or may be again, and for `everyone`.
 
         Its disabled releases stay on record, and a new group of that name goes on with their labels.
         """
@@ -160,6 +161,7 @@ class Grouping:
             )
             if count := change.session.exec(enabled).one():
                 raise ConflictError(f"group {group} has {count} enabled releases; disable them first")
+            check_no_plan_needs(change.session, product, group)
             members = members_of(change.session, product, group)
             change.session.execute(
                 delete(MembershipRow).where(

@@ -36,7 +36,8 @@ from cloud.store.events import note
 from cloud.store.flips import check_stays
 from cloud.store.lookup import firmware_by_id, firmware_row, group_row, product_row, release_row
 from cloud.store.preflights import check_undisturbed
-from cloud.store.rollouts import abort_with, check_plan, start_rollout
+from cloud.store.rollout_checks import check_plan, check_promotable
+from cloud.store.rollouts import abort_with, start_rollout
 from cloud.store.sameness import same_release
 from cloud.store.situations import as_noticed, channels_of, ids_of, situations
 from cloud.values import ChannelKey, ReleaseDraft, ReleasePatch, ReleaseView
@@ -173,11 +174,12 @@ class Releases:
         """Release what succeeded there to `to_group` (or to a new label of its own channel).
 
         The target range and, unless given, what is None here are those of the release promoted.
-        ConflictError if it succeeded on no device.
+        ConflictError if it succeeded on no device, or was paused, stopped by its gates, or aborted on its way.
         """
         with self._database.changing() as change:
             source = release_row(change.session, release_id)
             _check_succeeded(change.session, source, "promoted")
+            check_promotable(change.session, source)
             channel = ChannelKey(source.product, to_group, source.component)
             draft = ReleaseDraft(
                 channel=channel,

@@ -113,6 +113,7 @@ def evidence_of(
         fresh_succeeded=fresh["succeeded"],
         fresh_failed=fresh["failed"],
         nobody_left=_nobody_left(scope, strata, fresh),
+        nobody_beside=hears and _nobody_beside(scope, strata),
         kinds=max(kinds, len(strata), 1),
         silence=_silence(scope) if hears else None,
         health=tuple(_health(scope, gate) for gate in policy.gates.health),
@@ -125,11 +126,12 @@ def _strata(scope: _Scope) -> tuple[tuple[StratumEvidence, ...], dict[str, int]]
     found: dict[tuple[str, str | None], dict[str, Any]] = defaultdict(lambda: defaultdict(int) | {"failures": {}})
     fresh = {"succeeded": 0, "failed": 0}
     for model, version, kind, phase, reason, count, *sums in scope.session.execute(_outcomes(scope)):
-        since, quiet, away, begun, on_trial = (int(it or 0) for it in sums)
+        since, quiet, away, lost, begun, on_trial = (int(it or 0) for it in sums)
         numbers = found[model, version]
         numbers["started"] += count
         numbers["quiet"] += quiet
         numbers["away"] += away
+        numbers["lost"] += lost
         numbers["on_trial"] += on_trial
         if kind != "transient":
             numbers["fresh_started"] += begun
@@ -178,6 +180,7 @@ def _outcomes(scope: _Scope) -> Select[Any]:
         col(DeviceRow.online).is_(False), func.coalesce(col(DeviceRow.last_seen_at_ms), 0) < scope.quiet_before_ms
     )
     quiet = and_(is_silent, col(AttemptRow.taken_at_ms).is_not(None), kind.in_(("under_way", "proven", "succeeded")))
+    away = and_(is_silent, kind == "under_way")
     in_time = col(AttemptRow.taken_at_ms) <= soaked_at_ms(scope.policy, scope.standing)
     on_trial = and_(kind == "under_way", ~is_silent, in_time)
     columns = (col(DeviceRow.hardware_model), col(AttemptRow.from_version), kind, col(AttemptRow.phase), reason)
@@ -185,9 +188,10 @@ def _outcomes(scope: _Scope) -> Select[Any]:
         select_columns(
             *columns,
             func.count(),
-            func.sum(case((settled_at_ms >= scope.standing.memory.opened_at_ms, 1), else_=0)),
+            func.sum(case((settled_at_ms > scope.standing.memory.opened_at_ms, 1), else_=0)),
             func.sum(case((quiet, 1), else_=0)),
-            func.sum(case((and_(is_silent, kind == "under_way"), 1), else_=0)),
+            func.sum(case((away, 1), else_=0)),
+            func.sum(case((and_(away, col(AttemptRow.taken_at_ms).is_not(None)), 1), else_=0)),
             func.sum(case((col(AttemptRow.begun_at_ms) >= scope.standing.memory.watched_from_ms, 1), else_=0)),
             func.sum(case((on_trial, 1), else_=0)),
         )
@@ -292,6 +296,21 @@ def _health(scope: _Scope, gate: HealthGate) -> HealthEvidence:
     found = {bool(is_it): (count, int(many or 0)) for is_it, count, many in scope.session.execute(query)}
     (reporting, over), (others, others_over) = found.get(True, (0, 0)), found.get(False, (0, 0))
     return HealthEvidence(reporting=reporting, beyond=over, control_reporting=others, control_beyond=others_over)
+
+
+def _nobody_beside(scope: _Scope, strata: tuple[StratumEvidence, ...]) -> bool:
+    """Tell whether nobody else of the group was heard of in the open phase; looked up only where it decides something.
+
+    Others that fell silent in it as well are somebody: the night, or the outage, that silenced both is no evidence.
+    """
+    if not any(it.lost for it in strata) or any(it.proven or it.succeeded or it.under_way > it.away for it in strata):
+        return False
+    took = select(AttemptRow.device_id).where(scope.counted, col(AttemptRow.taken_at_ms).is_not(None))
+    heard = or_(col(DeviceRow.online).is_(True), col(DeviceRow.last_seen_at_ms) > scope.standing.memory.opened_at_ms)
+    others = _of_group(scope, col(DeviceRow.id)).where(
+        heard, col(DeviceRow.id).not_in(took), func.coalesce(col(ComponentRow.digest), "") != scope.digest
+    )
+    return scope.session.execute(others.limit(1)).first() is None
 
 
 def _nobody_left(scope: _Scope, strata: tuple[StratumEvidence, ...], fresh: dict[str, int]) -> bool:

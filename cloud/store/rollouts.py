@@ -28,7 +28,7 @@ from cloud.store.events import note
 from cloud.store.lookup import firmware_by_id, group_row, release_row
 from cloud.store.rollout_evidence import evidence_of, group_size, overtaken_by
 from cloud.store.rollout_notes import note_actions
-from cloud.values import ChannelKey, ReleasePatch, ReleaseView
+from cloud.values import ChannelKey, ReleaseView
 from protocol.codec import structure, to_plain
 
 GUARD: Final = "guard"
@@ -263,29 +263,10 @@ def start_rollout(change: Change, release: ReleaseRow, policy: Policy, plan_hash
     _keep(change, row, standing)
 
 
-def check_plan(session: Session, release: ReleaseRow, patch: ReleasePatch) -> None:
-    """Raise ConflictError for a patch that the release's plan stands against."""
-    row = session.get(RolloutRow, release.id)
-    if row is None:
-        return
-    name, standing = f"v{release.label} of {channel_key(release)}", standing_of(row)
-    if patch.enabled and not release.enabled:
-        what = {
-            Status.AWAITING_APPROVAL: "waits for approval: have somebody else approve it",
-            Status.STOPPED_BY_GATE: "was rolled back by a gate: resume it if it is to go on",
-        }.get(standing.status, "was aborted with its plan: release it again")
-        raise ConflictError(f"{name} {what}; nothing was changed")
-    if patch.percentage is not None and standing.is_open:
-        raise ConflictError(
-            f"{name} goes by a plan, which sets its percentage; nothing was changed. `release rollout` tells where it "
-            "stands, `release advance` opens the next phase at once, and `release abort` ends it"
-        )
-
-
 def abort_with(change: Change, release: ReleaseRow, by: str) -> bool:
     """End the rollout of a release that somebody disables, for it is guarded no more; False if there is none."""
     row = change.session.get(RolloutRow, release.id)
-    if row is None or not standing_of(row).is_guarded:
+    if row is None or not standing_of(row).can_end:
         return False
     said = f"disabled by {by}"
     _steer(change, release.id, by, "aborted", lambda it: steering.abort(it.standing, said), why=said)
@@ -301,6 +282,7 @@ def carry_out(change: Change, row: RolloutRow, release: ReleaseRow, standing: St
     said = (max(cover.percentage, release.percentage), to_plain(cover.terms), cover.enabled)
     if said != (release.percentage, release.terms, release.enabled):
         if cover.enabled and not release.enabled:
+            group_row(change.session, release.product, release.group_name)
             check_floor(change.session, firmware_by_id(change.session, release.firmware_id))
         if cover.enabled != release.enabled:
             release.disabled_at_ms = None if cover.enabled else change.now_ms

@@ -112,6 +112,9 @@ class Story:
     def _group(self, name: str, *query: str) -> None:
         self.world.store.catalog.create_group(PRODUCT, name, query=" ".join(query) or None, by=ANN)
 
+    def _delete_group(self, name: str) -> None:
+        self.world.store.catalog.delete_group(PRODUCT, name, by=ANN)
+
     def _floor(self, component: str, seq: str) -> None:
         self.world.store.catalog.set_floors(PRODUCT, {component: int(seq)}, by=ANN)
 

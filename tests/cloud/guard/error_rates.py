@@ -23,7 +23,7 @@ from cloud.guard.evidence import (
     Status,
     StratumEvidence,
 )
-from cloud.guard.gates import hear, judge_health, judge_silence
+from cloud.guard.gates import hear, judge_health, judge_silence, remember
 from cloud.guard.guarding import begin, coverage, guard
 from cloud.guard.policy import Gates, HealthGate, Phase, Policy, SilenceGate
 from protocol.schedule import Stratum
@@ -154,6 +154,23 @@ def unhealthy(chance: random.Random, devices: int, share: float) -> bool:
     return False
 
 
+def alike(chance: random.Random, devices: int, share: float) -> bool:
+    """Tell whether a health gate stops a release that changes nothing: such a share is beyond its bound on both."""
+    gates = Gates(health=(HealthGate(at_most=2),))
+    beyond, memory = [chance.random() < share for _ in range(devices)], begin(PLAN, 0, devices).memory
+    for took in range(devices + 1):
+        counts = HealthEvidence(
+            reporting=took,
+            beyond=sum(beyond[:took]),
+            control_reporting=devices - took,
+            control_beyond=sum(beyond[took:]),
+        )
+        memory = remember(gates, memory, Evidence(health=(counts,)))
+        if judge_health(gates.health[0], HealthEvidence(), counts, memory.health_others[0]) is not None:
+            return True
+    return False
+
+
 def table(runs: int) -> Iterator[str]:
     """Return the lines of the table in docs/rollouts.md."""
     for name, rate in (("1 %", 0.01), ("2 %", 0.02), ("10 %", 0.1), ("20 %", 0.2), ("100 %", 1.0)):
@@ -182,6 +199,10 @@ def table(runs: int) -> Iterator[str]:
         chance = random.Random(SEED)
         stopped = _share([unhealthy(chance, 300, share) for _ in range(runs)], bool)
         yield f"{share:.0%} beyond a bound: stopped {stopped}"
+    for share in (0.1, 0.3, 0.7):
+        chance = random.Random(SEED)
+        stopped = _share([alike(chance, 100, share) for _ in range(runs)], bool)
+        yield f"{share:.0%} beyond a bound, on old and new alike: stopped {stopped}"
 
 
 def _share(found: Sequence[T], which: Callable[[T], bool]) -> str:

@@ -14,7 +14,7 @@ CRASH = Fingerprint("proving", "health_failed")
 
 def of(stratum: Stratum = PI4, *, failed: int = 0, **counts: int) -> StratumEvidence:
     failures = {CRASH: failed} if failed else {}
-    began = failed + sum(counts.get(name, 0) for name in ("under_way", "proven", "succeeded", "transient"))
+    began = failed + sum(counts.get(name, 0) for name in ("under_way", "proven", "succeeded", "transient", "moved_on"))
     return StratumEvidence(stratum=stratum, started=began, failures=failures, **counts)
 
 

@@ -4,7 +4,7 @@ import random
 
 from cloud.guard.policy import FailureGate
 from cloud.guard.sequential import bad_that_stop, log_bound, rate_log_e
-from tests.cloud.guard.error_rates import FIVE_DAYS, KINDS, run, silent, unhealthy
+from tests.cloud.guard.error_rates import FIVE_DAYS, KINDS, alike, run, silent, unhealthy
 
 SEED = 7
 STATED = 0.01
@@ -65,3 +65,9 @@ def test_health_within_what_is_tolerable_stops_nothing() -> None:
     chance, runs = random.Random(SEED), 150
     assert sum(unhealthy(chance, 100, 0.02) for _ in range(runs)) <= 4
     assert sum(unhealthy(chance, 100, 0.3) for _ in range(50)) >= 49
+
+
+def test_health_that_is_as_bad_on_old_and_new_stops_nothing_down_to_the_last_device() -> None:
+    chance, runs = random.Random(SEED), 200
+    for devices, share in ((10, 0.1), (10, 0.3), (10, 0.7), (60, 0.3)):
+        assert sum(alike(chance, devices, share) for _ in range(runs)) <= runs * STATED * 1.5, (devices, share)

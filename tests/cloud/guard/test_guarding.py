@@ -87,6 +87,69 @@ def test_a_phase_that_nobody_survived_is_stopped() -> None:
     assert look(seen(of(failed=1)), at_ms=SOAK_MS - 1).actions == ()
 
 
+def test_what_nobody_survived_is_resumed_and_only_who_fails_from_then_on_stops_it_again() -> None:
+    stopped = look(seen(of(failed=2))).standing
+    resumed = steering.resume(POLICY, stopped, seen(of(failed=2)), 2 * SOAK_MS)
+    waits = look(seen(of(failed=2)), at_ms=3 * SOAK_MS, standing=resumed)
+    assert (waits.actions, waits.standing.status) == ((), Status.RUNNING)
+    assert (
+        "2 devices failed before it was resumed, and do not take it again by themselves: `release retry`" in waits.why
+    )
+    third = look(seen(of(failed=3)), at_ms=3 * SOAK_MS, standing=resumed)
+    assert third.why == "all 1 devices that took it in this phase failed, and none stood the soak"
+    # A retry forgets failures, so what was seen of them excuses nothing.
+    retried = steering.retry(resumed, 7)
+    again = look(seen(of(failed=2)), at_ms=3 * SOAK_MS, standing=retried)
+    assert again.why == "all 2 devices that took it in this phase failed, and none stood the soak"
+
+
+LOST = seen(of(under_way=5, away=5, lost=5), nobody_beside=True)
+
+
+def test_a_phase_of_which_all_are_silent_is_stopped_where_nobody_is_left_to_compare_them_with() -> None:
+    assert look(LOST, at_ms=SOAK_MS - 1).actions == ()
+    verdict = look(LOST)
+    assert verdict.actions == (Pause(gate="silence", why=verdict.why),)
+    assert verdict.why.startswith("all 5 devices that restarted into it in this phase were not heard of since")
+    resumed = steering.resume(
+        POLICY, verdict.standing, replace(LOST, strata=(replace(LOST.strata[0], quiet=5),)), SOAK_MS
+    )
+    assert look(LOST, at_ms=9 * SOAK_MS, standing=resumed).standing.status is Status.RUNNING
+
+
+@pytest.mark.parametrize(
+    "evidence",
+    [
+        replace(LOST, nobody_beside=False),
+        seen(of(under_way=1, away=1, lost=1), nobody_beside=True),
+        seen(of(under_way=5, away=5), nobody_beside=True),
+        seen(of(under_way=6, away=5, lost=5), nobody_beside=True),
+        seen(of(under_way=5, away=5, lost=5, succeeded=1), nobody_beside=True, fresh_succeeded=0),
+    ],
+)
+def test_silence_with_others_there_or_of_one_device_or_beside_a_success_is_told_and_stops_nothing(
+    evidence: Evidence,
+) -> None:
+    assert look(evidence).actions == ()
+    quiet = replace(POLICY, gates=Gates(silence=None))
+    assert look(LOST, quiet).actions == ()
+
+
+@pytest.mark.parametrize(
+    ("evidence", "why"),
+    [
+        (seen(of(under_way=3, away=3, lost=2)), "2 devices restarted into it and were not heard of since. Look at one"),
+        (seen(of(under_way=3, away=3)), "3 devices began it and were not heard of since"),
+        (seen(of(moved_on=3)), "no device runs it any more: 3 had it and run another firmware since"),
+        (seen(of(moved_on=3), nobody_left=True), "no device runs it any more: 3 had it and run another firmware since"),
+        (seen(nobody_left=True), "no device runs it yet, and it covers nobody that has yet to take it"),
+    ],
+)
+def test_a_phase_that_nobody_ended_says_what_became_of_those_that_began_it(evidence: Evidence, why: str) -> None:
+    last = replace(begin(POLICY, 0, 100), phase=1)
+    assert why in look(evidence, standing=last).why
+
+
 @pytest.mark.parametrize(("failed", "stops"), [(1, False), (2, False), (3, True)])
 def test_failures_stop_when_they_speak_loudly_enough(failed: int, stops: bool) -> None:
     verdict = look(seen(of(failed=failed, under_way=2)), at_ms=1)
@@ -263,7 +326,7 @@ def test_words_that_make_no_sense_are_refused_and_change_nothing(status: Status)
         Status.STOPPED_BY_GATE: {"resume", "abort", "retry"},
         Status.COMPLETED: {"pause", "abort", "retry"},
         Status.ABORTED: set(),
-        Status.OVERTAKEN: set(),
+        Status.OVERTAKEN: {"resume", "abort"},
     }[status]
     for word, say in words.items():
         if word in sensible:
