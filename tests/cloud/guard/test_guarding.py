@@ -241,7 +241,9 @@ def test_a_schedule_starts_by_the_plans_time_and_not_by_when_that_was_noticed() 
     verdict = look(seen(), policy, at_ms=90_000, standing=waiting)
     assert isinstance(verdict.actions[0], Start)
     assert verdict.standing.phase_began_at_ms == 5000
-    assert coverage(policy, waiting) == coverage(policy, verdict.standing)  # devices need nobody to tell them
+    told, begun = coverage(policy, waiting), coverage(policy, verdict.standing)
+    assert told.terms.not_before_ms == 5000, "devices need nobody to tell them"
+    assert replace(told, terms=replace(told.terms, not_before_ms=0)) == begun, "from then on no clock keeps one out"
 
 
 def test_a_newer_release_overtakes() -> None:
