@@ -64,19 +64,19 @@ class Glances(Generic[T]):
                 del self._kept[next(iter(self._kept))]
 
     def _work(self, key: str) -> None:
-        try:
-            with _ONE_AT_A_TIME:
+        with _ONE_AT_A_TIME:  # whoever comes next finds this one over, told or logged
+            try:
                 began_s = self._clock()
                 value = self._make(key)
                 self._put(key, value, self._clock() - began_s)
-        except NotFoundError:  # it was deleted meanwhile
-            return
-        except Exception:  # noqa: BLE001 - the page goes on without it, and asks again
-            _log.warning("%s could not be counted", key, exc_info=True)
-            return
-        finally:
-            with self._lock:
-                self._busy.discard(key)
+            except NotFoundError:  # it was deleted meanwhile
+                return
+            except Exception:  # noqa: BLE001 - the page goes on without it, and asks again
+                _log.warning("%s could not be counted", key, exc_info=True)
+                return
+            finally:
+                with self._lock:
+                    self._busy.discard(key)
         self._told()
 
 

@@ -193,7 +193,8 @@ def test_a_lost_notice_or_bundle_is_published_again_when_asked_for(cloud: Cloud,
     device.say("ask", Ask(request=1, what=Asked.NOTICE, name="everyone/app"))
     assert device.notice() == notice
     device.say("ask", Ask(request=2, what=Asked.BUNDLE))
-    assert decode(device.hear(TOPICS.bundle(PRODUCT)), Bundle) == cloud.home.repository.bundle(PRODUCT)
+    while decode(device.hear(TOPICS.bundle(PRODUCT)), Bundle) != cloud.home.repository.bundle(PRODUCT):
+        pass  # one from before its timestamp was signed anew: `hear` fails where no other comes
     device.say("ask", Ask(request=3, what=Asked.NOTICE, name="nobody/app"))
     device.say("ask", Ask(request=4, what=Asked.NOTICE, name="no-channel"))
     device.hello()

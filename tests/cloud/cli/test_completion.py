@@ -97,7 +97,8 @@ def completed(office: Office, line: str, **more: str) -> list[str]:
     """Return what is offered for the last word of a line, as the shells are told it."""
     words = line.split(" ")
     asked = {"_FLEETLIFT_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
-    out, err = io.StringIO(), io.StringIO()
+    told, err = io.BytesIO(), io.StringIO()
+    out = io.TextIOWrapper(told, encoding="utf-8", write_through=True)  # click writes bytes here
     with (
         mock.patch.dict(os.environ, environment(office, office.directory) | asked | more),
         contextlib.chdir(office.directory),
@@ -107,7 +108,7 @@ def completed(office: Office, line: str, **more: str) -> list[str]:
     ):
         main()
     assert (ended.value.code, err.getvalue()) == (0, "")
-    return [item.partition(",")[2] for item in out.getvalue().splitlines() if item]
+    return [item.partition(",")[2] for item in told.getvalue().decode().splitlines() if item]
 
 
 def test_names_come_from_the_server(office: Office) -> None:
