@@ -16,6 +16,7 @@ def test_who_is_on_trial_when_the_soak_is_over_is_waited_for_and_who_comes_later
     fleet = join(store, *(f"pi-{number}" for number in range(40)))
     made = plan(store, Policy(phases=(Phase(percentage=50, soak_s=SOAK_S), Phase(percentage=100, soak_s=SOAK_S))))
     slow, late, *quick = covered(fleet, made, 50)
+    clock.pass_s(1)
     for device in quick:
         device.take("1.1.0", made.release_id)
     entries = slow.steps("1.1.0", made.release_id, *HAPPY, outcome=Outcome.ROLLED_BACK, reason=Reason.HEALTH_FAILED)

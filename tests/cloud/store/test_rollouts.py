@@ -219,6 +219,7 @@ def test_health_beyond_a_bound_stops_it_unless_the_others_are_no_better(
 
 def test_pause_keeps_the_soak_standing_still(store: Store, clock: Clock, fleet: list[Device]) -> None:
     made = plan(store)
+    clock.pass_s(1)
     for device in covered(fleet, made, 10):
         device.take("1.1.0", made.release_id)
     clock.pass_s(10)
@@ -230,7 +231,7 @@ def test_pause_keeps_the_soak_standing_still(store: Store, clock: Clock, fleet: 
     store.rollouts.reconcile(made.release_id)
     assert store.releases.release(made.release_id).percentage == 10
     store.rollouts.resume(made.release_id, by=BOB)
-    clock.pass_s(SOAK_S - 11)
+    clock.pass_s(SOAK_S - 12)
     store.rollouts.reconcile(made.release_id)
     assert store.releases.release(made.release_id).percentage == 10
     clock.pass_s(1)
