@@ -4,12 +4,12 @@ import ssl
 from pathlib import Path
 
 
-def client_context(ca: Path | None = None) -> ssl.SSLContext:
-    """Return a client's context that checks names and certificates, by `ca` (PEM) or the system's list.
+def client_context(ca: Path | None = None, *, pem: str | None = None) -> ssl.SSLContext:
+    """Return a client's context that checks names and certificates: by a file, a text (PEM) or the system's list.
 
-    Raises OSError (ssl.SSLError is one) if `ca` cannot be used.
+    Raises OSError (ssl.SSLError is one) if what is given cannot be used.
     """
-    return modern(ssl.create_default_context(cafile=ca))
+    return modern(ssl.create_default_context(cafile=ca, cadata=pem))
 
 
 def modern(context: ssl.SSLContext) -> ssl.SSLContext:

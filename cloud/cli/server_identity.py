@@ -71,7 +71,7 @@ def fingerprint(sha256: str) -> str:
 def _of_file(url: str, file: Path) -> bytes:
     try:
         pem = file.read_text(encoding="ascii")
-        context = _trusting(pem)
+        context = client_context(pem=pem)
     except (OSError, ValueError) as error:  # also ssl.SSLError, which is an OSError
         why = error.strerror or error if isinstance(error, OSError) else "it is no text"
         raise UserError(f"{file} holds no certificate authority: {why}. Nothing was sent.") from None
@@ -80,13 +80,6 @@ def _of_file(url: str, file: Path) -> bytes:
             f"{url} has no certificate of the authority in {file}. Nothing was sent.", exit_code=NOT_ALLOWED
         )
     return pem.encode()
-
-
-def _trusting(pem: str | None = None) -> ssl.SSLContext:
-    """Return what checks a server by an authority, or by the system's list; raises ssl.SSLError for what is none."""
-    context = ssl.create_default_context(cadata=pem)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
 
 
 def _plain(sha256: str) -> str:
@@ -118,7 +111,7 @@ def _authority_of(url: str) -> str:
     told = _trust(url, verify=False)
     for pem in _CERTIFICATE.findall(told)[:MAX_AUTHORITIES]:
         try:
-            context = _trusting(pem)
+            context = client_context(pem=pem)
         except ssl.SSLError:
             continue
         if _proves_itself(url, context):
@@ -132,7 +125,7 @@ def _authority_of(url: str) -> str:
 
 def _everything(url: str, pem: str) -> bytes:
     """Return all authorities that the server names, now that it is known: one may be about to follow."""
-    told = _CERTIFICATE.findall(_trust(url, verify=_trusting(pem)))
+    told = _CERTIFICATE.findall(_trust(url, verify=client_context(pem=pem)))
     return "\n".join(dict.fromkeys([*told[:MAX_AUTHORITIES], pem])).encode() + b"\n"
 
 

@@ -30,7 +30,10 @@ from protocol.errors import FleetliftError
 
 SAFE: Final = frozenset({"GET", "HEAD"})
 FLASH: Final = "fleetlift_flash"
-MAX_FLASH: Final = 2000
+MAX_COOKIE: Final = 3800
+"""Browsers keep 4096 bytes of name, value and attributes (RFC 6265, section 6.1), and drop what is longer."""
+MAX_SENTENCE: Final = 300
+"""What is left of a sentence that does not fit: each character may take twelve bytes."""
 T = TypeVar("T")
 
 
@@ -143,11 +146,28 @@ class Visiting:
         """Show another page, which says something first."""
         response = RedirectResponse(to, HTTPStatus.SEE_OTHER)
         if said:
-            text = said if len(said) <= MAX_FLASH else said[: MAX_FLASH - 1] + "…"
-            value = quote(json.dumps({"kind": kind, "text": text, "cli": cli, "code": code}))
             secure = self.request.url.scheme == "https"
-            response.set_cookie(FLASH, value, max_age=60, path="/", httponly=True, samesite="lax", secure=secure)
+            response.set_cookie(
+                FLASH,
+                flash_of(said, kind, cli, code),
+                max_age=60,
+                path="/",
+                httponly=True,
+                samesite="lax",
+                secure=secure,
+            )
         return response
+
+
+def flash_of(said: str, kind: str = "done", cli: str = "", code: str = "") -> str:
+    """Return what the next page says first, as a cookie that browsers keep: a long command is left out, then words."""
+
+    def told(text: str, line: str) -> str:
+        document = {"kind": kind, "text": text, "cli": line, "code": code}
+        return quote(json.dumps(document, ensure_ascii=False), errors="replace")
+
+    whole = (told(said, cli), told(said, ""))
+    return next((it for it in whole if len(it) <= MAX_COOKIE), None) or told(said[: MAX_SENTENCE - 1] + "…", "")
 
 
 def read_flash(request: Request) -> Mapping[str, str] | None:

@@ -1,13 +1,16 @@
 """Logging in and out, and what guards a session."""
 
 import hashlib
+import json
 import re
+from urllib.parse import unquote
 
 import pytest
 
 from cloud.access.roles import Role
 from cloud.console import assets
 from cloud.console.forms import is_mask_of, mask
+from cloud.console.visiting import MAX_COOKIE, flash_of
 from tests.cloud.console.visits import PASSWORD, anonymous, login_code, reading
 from tests.cloud.homes import Api
 
@@ -114,6 +117,17 @@ def test_the_api_takes_no_cookie_and_the_console_no_token(api: Api) -> None:
     with anonymous(api) as reader:
         answer = reader.http.get("/", headers=dict(api.http.headers))
         assert answer.url.path == "/login"
+
+
+@pytest.mark.parametrize("character", ["a", " ", "ä", "\N{GRINNING FACE}", '"'])
+def test_what_the_next_page_says_fits_into_a_cookie(character: str) -> None:
+    for length in (10, 300, 3000, 100_000):
+        for said, cli in ((character * length, ""), ("Done.", character * length)):
+            value = flash_of(said, "error", cli, "conflict")
+            assert len(value) <= MAX_COOKIE
+            told = json.loads(unquote(value))
+            assert told["text"].startswith(said[:299]), "the sentence stays before the command"
+            assert told["code"] == "conflict"
 
 
 def test_a_csrf_token_looks_different_each_time() -> None:
