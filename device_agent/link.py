@@ -156,8 +156,12 @@ class Link:
 
     def _run(self) -> None:
         choice, failures = _VersionChoice(), 0
+        refused: End | None = None
         while not self._stopping.is_set():
             end = self._connect_once(choice)
+            if refused is not None and end.hung_up:
+                end = refused  # TLS 1.3 refuses after the handshake, and a reset may overtake the word: it is the same
+            refused = end if end.certificate_refused else None
             news, self._problem = end.why != self._problem, end.why
             if self._stopping.is_set():
                 return

@@ -86,6 +86,7 @@ def test_state_and_presence_are_stored_newest_first(cloud: Cloud, device: Device
     device.hello()
     state = hello_of().state
     device.say("state", dataclasses.replace(state, seq=9, phase=Phase.DOWNLOADING))
+    wait_until(lambda: cloud.home.store.devices.device("pi-1").phase is Phase.DOWNLOADING, what="the newer state")
     device.say("state", dataclasses.replace(state, seq=3, phase=Phase.IDLE))
     device.say("presence", Presence(online=False, session=0))
     device.say("report", report(1))

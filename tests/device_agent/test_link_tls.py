@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
@@ -20,7 +21,7 @@ from cloud.roles import utc_now
 from device_agent.clock import DeviceClock
 from device_agent.tls import DeviceContext, verifying_context
 from tests.support.certificates import LOOPBACK_NAMES, Fleet, Identity
-from tests.support.linking import TIMEOUT_S, Owner, start
+from tests.support.linking import TIMEOUT_S, Owner, Resetting, start
 from tests.support.processes import wait_until
 
 pytestmark = pytest.mark.broker
@@ -156,6 +157,26 @@ def test_a_revoked_device_is_told_so_once_and_keeps_trying_rarely(site: Site, ca
     site.fleet.write_access()
     site.reload()
     site.expect(owner, "up")
+
+
+def test_a_refusal_that_a_reset_overtakes_is_the_same_refusal(
+    fleet: Fleet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "other").mkdir()
+    contexts = [ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) for _ in range(2)]
+    for context in contexts:
+        context.load_cert_chain(fleet.files.server_file)
+    contexts[0].load_verify_locations(cadata=Fleet(tmp_path / "other").authorities.trusted("devices").decode())
+    contexts[0].verify_mode = ssl.CERT_REQUIRED
+    owners: list[Owner] = []
+    trusted, identity = fleet.authorities.trusted("services").decode(), fleet.device("dev-1")
+    with Resetting(*contexts) as broker, caplog.at_level(logging.WARNING, "device_agent.link"):
+        clock = DeviceClock(lambda: 0.0, wall=time.time)
+        owner = start(owners, broker.url, tls=lambda: verifying_context(trusted, clock, identity.path))
+        wait_until(lambda: broker.ended >= 6, TIMEOUT_S, "six refusals")
+        assert "an authority that the server does not trust" in (owner.link.problem or "")
+        owner.link.stop(timeout_s=5)
+    assert len([record for record in caplog.records if "no link to the broker" in record.getMessage()]) == 1
 
 
 def test_a_revoked_device_is_cut_off_and_comes_no_more(site: Site) -> None:

@@ -1,7 +1,11 @@
 """A link's owner, who hears everything in order, and a broker that answers little: for tests of the link."""
 
+import itertools
+import os
 import queue
 import socket
+import ssl
+import struct
 import threading
 from typing import Self
 
@@ -114,3 +118,38 @@ class DeafBroker:
                 self.subscribed.set()
                 self._suback.wait(TIMEOUT_S)
                 connection.sendall(b"\x90\x04" + packet_id + b"\x00\x01")
+
+
+class Resetting:
+    """Speaks TLS, and refuses a device's certificate: with an alert and by a reset that leaves no word, in turn."""
+
+    def __init__(self, alerting: ssl.SSLContext, silent: ssl.SSLContext) -> None:
+        self._contexts = itertools.cycle((alerting, silent))
+        self.ended = 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"mqtts://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._listener.close()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            with next(self._contexts).wrap_socket(connection, server_side=True, do_handshake_on_connect=False) as tls:
+                try:
+                    tls.do_handshake()
+                    tls.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                except ssl.SSLError:
+                    while os.read(tls.fileno(), 4096):
+                        pass  # what is unread at the end would reset the connection, too
+            self.ended += 1
