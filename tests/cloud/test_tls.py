@@ -11,8 +11,8 @@ def test_a_context_is_modern_where_the_interpreter_is_not(monkeypatch: pytest.Mo
     """Some distributions build Python so that a default context has no minimum."""
     real = ssl.create_default_context
 
-    def ancient(*, cafile: object = None) -> ssl.SSLContext:
-        assert cafile is None
+    def ancient(*, cafile: object = None, cadata: object = None) -> ssl.SSLContext:
+        assert (cafile, cadata) == (None, None)
         context = real()
         context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
         return context

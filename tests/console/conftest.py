@@ -20,7 +20,7 @@ CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 TIMEOUT_MS = 30_000
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     """Debian's Chromium."""
     if not Path(CHROMIUM).exists():
@@ -62,6 +62,9 @@ def window(browser: Browser, url: str, *, width: int = 1280, dark: bool = False)
     page.on("response", lambda it: complaints.append(f"{it.status} {it.url}") if it.status >= 500 else None)
     try:
         yield page
+    except BaseException as error:
+        error.add_note(f"{page.url} says: {page.content()[:8000]}")
+        raise
     finally:
         context.close()
     assert complaints == []
@@ -76,14 +79,14 @@ def log_in(page: Page, name: str = ANN, password: str = PASSWORD) -> None:
     page.get_by_role("heading", name="Overview").wait_for()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     """A small fleet with three weeks behind it, served without a broker."""
     with staged(tmp_path_factory.mktemp("small") / "home", "small") as home, serve_api(home) as api:
         yield api
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     """A server that was just set up."""
     with staged(tmp_path_factory.mktemp("empty") / "home", "empty") as home, serve_api(home) as api:
@@ -96,7 +99,7 @@ def url_of(api: Api) -> str:
     return f"http://{url.host}:{url.port}"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
     """Builds images of the sample thermostat."""
     return Images(tmp_path_factory.mktemp("images"))

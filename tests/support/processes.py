@@ -11,7 +11,7 @@ from pathlib import Path
 _POLL_S = 0.02
 
 
-def wait_until(predicate: Callable[[], object], timeout_s: float = 10.0, what: str = "the condition") -> None:
+def wait_until(predicate: Callable[[], object], timeout_s: float = 60.0, what: str = "the condition") -> None:
     """Poll `predicate` until it is true; only for what offers no event to wait on.
 
     Raises:

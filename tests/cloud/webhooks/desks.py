@@ -76,7 +76,7 @@ class Desk:
 
         async def run() -> None:
             deliverer = Deliverer(
-                *(self.store, self.secrets, sender or Sender(timeout_s=5), self.changes),
+                *(self.store, self.secrets, sender or Sender(timeout_s=30), self.changes),
                 source=SOURCE,
                 now=self.clock,
                 chance=lambda: 0.0,

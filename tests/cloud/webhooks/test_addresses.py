@@ -86,7 +86,7 @@ def test_the_address_that_was_checked_is_the_one_that_is_connected_to(
     desk.add(f"http://pager.example:{receiver.port}/")
     answers = [answer("127.0.0.1"), answer("127.255.255.254")]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: answers.pop(0)(*a, **k) if a[0] else [])
-    with desk.delivering(Sender(timeout_s=5)):
+    with desk.delivering(Sender(timeout_s=30)):
         desk.happen("1.1.0")
         desk.expect(DeliveryState.DELIVERED)
     assert receiver.all[0].headers["host"] == f"pager.example:{receiver.port}"
@@ -98,7 +98,7 @@ def test_where_one_address_of_a_name_is_dead_the_next_is_tried(
 ) -> None:
     desk.add(f"http://pager.example:{receiver.port}/")
     monkeypatch.setattr(socket, "getaddrinfo", answer("::1", "127.0.0.1"))
-    with desk.delivering(Sender(timeout_s=5)):
+    with desk.delivering(Sender(timeout_s=30)):
         desk.happen("1.1.0")
         desk.expect(DeliveryState.DELIVERED)
 

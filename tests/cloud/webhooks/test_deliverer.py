@@ -261,12 +261,12 @@ def test_certificates_are_checked_by_the_name_that_was_added(desk: Desk, tmp_pat
     with receiving(tls=context) as receiver:
         desk.add(f"https://localhost:{receiver.port}/", "named")
         desk.add(f"https://127.0.0.1:{receiver.port}/", "numbered")
-        with desk.delivering(Sender(tls=ssl.create_default_context(cafile=fleet.ca), timeout_s=5)):
+        with desk.delivering(Sender(tls=ssl.create_default_context(cafile=fleet.ca), timeout_s=30)):
             desk.happen("1.1.0")
             desk.expect(DELIVERED, name="named")
             assert "CERTIFICATE_VERIFY_FAILED" in desk.expect_tries(1, "numbered").answer
             assert receiver.all[0].headers["host"] == f"localhost:{receiver.port}"
-        with desk.delivering(Sender(timeout_s=5)):  # by the system's list alone it is a stranger
+        with desk.delivering(Sender(timeout_s=30)):  # by the system's list alone it is a stranger
             desk.happen("1.2.0")
             assert "CERTIFICATE_VERIFY_FAILED" in desk.expect_tries(1, "named").answer
 
