@@ -10,7 +10,7 @@ import httpx
 
 from cloud.config import is_loopback
 from cloud.provenance import CLI_AGENT
-from cloud.tls import client_context
+from cloud.tls import client_context, no_authority
 from protocol.errors import UserError
 
 _VERSION: Final = importlib.metadata.version("fleetlift")
@@ -60,7 +60,7 @@ class ApiClient:
                 headers={"Authorization": f"Bearer {token}", "User-Agent": f"{CLI_AGENT}/{_VERSION}"},
                 timeout=timeout,
                 trust_env=False,
-                verify=client_context(ca) if self.url.startswith("https:") else True,
+                verify=client_context(ca) if self.url.startswith("https:") else no_authority(),
             )
         except OSError as error:
             raise UserError(f"{ca} holds no certificate authority: {error.strerror}. Nothing was sent.") from None

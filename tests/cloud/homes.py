@@ -22,6 +22,7 @@ from cloud.online_key import OnlineKey
 from cloud.pki.authorities import Authorities
 from cloud.site import create_site
 from cloud.store.store import Store
+from cloud.tls import no_authority
 from cloud.trust import MetadataRepository
 from cloud.webhooks.secret_files import SecretFiles
 from protocol.chunks import describe
@@ -161,7 +162,11 @@ def serve_api(home: OpenHome, **settings: Any) -> Iterator[Api]:
         port = server.servers[0].sockets[0].getsockname()[1]
         headers = {"Authorization": f"Bearer {home.token}"}
         with httpx.Client(
-            base_url=f"http://127.0.0.1:{port}/api/v1", headers=headers, trust_env=False, timeout=60
+            base_url=f"http://127.0.0.1:{port}/api/v1",
+            headers=headers,
+            trust_env=False,
+            timeout=60,
+            verify=no_authority(),
         ) as http:
             yield Api(home, backend, http)
     finally:

@@ -103,7 +103,14 @@ def test_what_was_there_before_a_step_is_there_after_it(engine: sa.Engine) -> No
         flags = {"online": False, "has_pending": False}
         said = {"attributes": {"site": "hall"}, "state": held}
         connection.execute(device.insert().values(numbers | flags | known | said))
+        audit = sa.Table("audit", sa.MetaData(), autoload_with=connection)
+        for number, action in enumerate(("group.added", "release.created", "group.removed"), 1):
+            said = {"before": '{"devices": ["lamp-1"]}', "after": '{"devices": ["lamp-2"]}'}
+            texts = {it.name: "" for it in audit.columns if isinstance(it.type, sa.String)}
+            connection.execute(audit.insert().values(texts | said | {"number": number, "at_ms": 1, "action": action}))
         command.upgrade(configured(connection), "head")
+        decided = connection.exec_driver_sql("SELECT number, device_id FROM decided_device ORDER BY 1, 2").all()
+        assert [tuple(it) for it in decided] == [(n, it) for n in (1, 3) for it in ("lamp-1", "lamp-2")]
         attribute = connection.exec_driver_sql("SELECT device_id, name, value FROM device_attribute").one()
         assert tuple(attribute) == ("lamp-1", "site", "hall")
         assert connection.exec_driver_sql("SELECT held_until_ms FROM device").scalar_one() == 7

@@ -4,7 +4,7 @@ import ssl
 
 import pytest
 
-from cloud.tls import client_context, modern
+from cloud.tls import client_context, modern, no_authority
 
 
 def test_a_context_is_modern_where_the_interpreter_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,3 +26,10 @@ def test_a_context_is_modern_where_the_interpreter_is_not(monkeypatch: pytest.Mo
 
 def test_a_server_is_made_modern() -> None:
     assert modern(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)).minimum_version is ssl.TLSVersion.TLSv1_2
+
+
+def test_what_speaks_no_tls_trusts_nobody() -> None:
+    context = no_authority()
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
+    assert context.cert_store_stats()["x509_ca"] == 0
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_2

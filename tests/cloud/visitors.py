@@ -11,6 +11,7 @@ from fastapi.routing import iter_route_contexts
 from cloud.access.roles import Role
 from cloud.api.app import create_app
 from cloud.api.backend import hash_token
+from cloud.tls import no_authority
 from tests.cloud.homes import MODEL, Api, OpenHome, hello_of
 
 OTHER = "pump"
@@ -52,7 +53,14 @@ def token_of(api: Api, name: str, person: str, **scope: Any) -> Api:
 def client(api: Api, text: str) -> httpx.Client:
     """Return a client that leaves no connection open, so that nobody has to close it."""
     headers = {"Authorization": f"Bearer {text}"}
-    return httpx.Client(base_url=api.http.base_url, headers=headers, trust_env=False, timeout=60, limits=NO_CONNECTION)
+    return httpx.Client(
+        base_url=api.http.base_url,
+        headers=headers,
+        trust_env=False,
+        timeout=60,
+        verify=no_authority(),
+        limits=NO_CONNECTION,
+    )
 
 
 def add_product(home: OpenHome, product: str = OTHER) -> None:

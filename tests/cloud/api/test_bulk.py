@@ -49,6 +49,7 @@ def test_pages_tell_the_total_of_all(fleet: Api) -> None:
         ({"failed": "luck"}, "no reason of a failure"),
         ({"quiet_for_s": -1}, "quiet_for_s"),
         ({"attribute": ["a=b"] * 9}, "attribute"),
+        ({"decision": 0}, "decision"),
     ],
 )
 def test_what_is_no_filter_is_refused(fleet: Api, query: dict[str, object], said: str) -> None:
@@ -59,7 +60,7 @@ def test_what_is_no_filter_is_refused(fleet: Api, query: dict[str, object], said
 def test_a_decision_for_many_is_shown_first_and_held_to_their_number(fleet: Api) -> None:
     where = {"text": "north"}
     would = fleet("POST", "/devices/bulk", {**LOCK, "where": where, "dry_run": True})
-    assert would == {"bulk_id": "", "devices": 2, "changed": 2, "unchanged": 0, "left_out": []}
+    assert would == {"decision": None, "devices": 2, "changed": 2, "unchanged": 0, "left_out": []}
     assert found(fleet, locked=True) == []
 
     code, message = fleet.refusal("POST", "/devices/bulk", {**LOCK, "where": where, "count": 3}, status=409)
@@ -73,7 +74,15 @@ def test_a_decision_for_many_is_shown_first_and_held_to_their_number(fleet: Api)
     assert (made["devices"], made["changed"]) == (3, 3)
     assert found(fleet, locked=True) == ["north-1", "north-2", "north-3"]
     (row,) = fleet("GET", "/audit", params={"action": "devices.pinned"})
-    assert row["after"]["number"] == 3
+    assert (row["number"], row["after"]["number"]) == (made["decision"], 3)
+    assert found(fleet, decision=made["decision"]) == ["north-1", "north-2", "north-3"]
+    assert found(fleet, decision=row["number"] + 1) == []
+    moment = fleet("GET", "/devices/north-1/timeline")["moments"][-1]
+    assert (moment["words"], moment["decision"]) == (
+        "locked to app 1.1.0, with 2 others by one decision",
+        made["decision"],
+    )
+    assert moment["actor"] == row["actor"]
     assert row["after"]["chosen"] == {"text": "north"}
 
 

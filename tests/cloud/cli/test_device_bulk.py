@@ -25,6 +25,9 @@ def test_devices_are_found_and_decided_about_together(office: Office, tmp_path: 
     made = office.json("device", "bulk", "add", "bulk-pilots", "--text", "bulk-", "--count", "3", "--yes")
     assert made["changed"] == 3
     assert office.call("device", "list", "--group", "bulk-pilots", "-o", "name").out.split() == names
+    assert office.call("device", "list", "--decision", made["decision"], "-o", "name").out.split() == names
+    joined = "group bulk-pilots joined, with 2 others by one decision"
+    assert joined in office.call("device", "timeline", "bulk-1").out
     found = office.json("device", "list", "--text", "k-1", "--not-held", "--not-locked", "--not-revoked")
     assert [it["device_id"] for it in found] == ["bulk-1"]
     office.call("device", "bulk", "revoke", "--device", "bulk-2", "--reason", "stolen", "--yes")

@@ -88,6 +88,10 @@ def test_pages_follow_each_other(fleet: Api, monkeypatch: pytest.MonkeyPatch) ->
         assert names(page.follow("First page")) == ["north-1", "north-2"]
 
 
+def api_number(fleet: Api) -> int:
+    return fleet.home.store.audit.head().number
+
+
 def test_those_ticked_come_into_a_group(fleet: Api) -> None:
     fleet.home.store.catalog.create_group(PRODUCT, "pilots", by="test")
     with reading(fleet, "ben", Role.OPERATOR) as reader:
@@ -98,7 +102,12 @@ def test_those_ticked_come_into_a_group(fleet: Api) -> None:
         assert "would change 2" in page.text
         page = page.submit("Add 2 devices")
         assert page.said.startswith("2 devices came into group pilots.")
-        assert page.path == "/devices?online=true", "back to the list"
+        decision = api_number(fleet)
+        assert page.path == f"/devices?product=thermostat&decision={decision}", "the list of those that were changed"
+        assert names(page) == ["north-1", "south-2"]
+        story = reader.get("/devices/south-2")
+        assert "group pilots joined, with 1 other by one decision by ben" in story.text
+        assert names(story.follow(f"decision {decision}")) == ["north-1", "south-2"]
         assert fleet.home.store.catalog.members(PRODUCT, "pilots") == ("north-1", "south-2")
         (line,) = [it for it in page.cli() if "bulk" in it]
         assert line == (

@@ -14,6 +14,7 @@ from bs4 import BeautifulSoup, Tag
 
 from cloud.access.passwords import hash_password
 from cloud.access.roles import EVERYTHING, Role
+from cloud.tls import no_authority
 from tests.cloud.homes import Api
 
 PASSWORD = "correct horse battery staple"
@@ -113,7 +114,9 @@ class Reader:
 
     def __init__(self, url: str, agent: str = "Mozilla/5.0 (a test)") -> None:
         self.url = url
-        self.http = httpx.Client(base_url=url, follow_redirects=True, trust_env=False, timeout=60)
+        self.http = httpx.Client(
+            base_url=url, follow_redirects=True, trust_env=False, timeout=60, verify=no_authority()
+        )
         self.http.headers["User-Agent"] = agent
 
     def get(self, path: str, *, expect: int = 200, fragment: bool = False) -> Page:

@@ -125,7 +125,7 @@ def test_a_devices_timeline_joins_what_it_did_and_what_was_decided_of_it(store: 
     moments, _ = store.events.timeline("device/pi-1")
     assert [item.kind for item in moments] == ["device.registered", "device.updated", "device.pinned"]
     assert moments[1].words == "updated to app 1.1.0 from 1.0.0 (everyone v1)"
-    assert (moments[2].words, moments[2].actor) == ("pinned: app 1.2.0", ANN)
+    assert (moments[2].words, moments[2].actor) == ("locked to app 1.2.0", ANN)
 
 
 def test_old_events_go_in_batches_and_their_numbers_never_come_again(
