@@ -148,7 +148,10 @@ def enrol(
             else f"{config} has no server in [identity]; give --server. Nothing was changed"
         )
     if settings.device_id not in (None, name):
-        raise UserError(f"{config} says that this is {settings.device_id}, not {name}; nothing was changed")
+        raise UserError(
+            f"{config} says that this is {settings.device_id}, not {name}; nothing was changed. Leave --device-id out, "
+            "or change the `id` there"
+        )
     identity = enrol_device(
         Applicant(
             device_id=check_id(name, "--device-id"),

@@ -27,24 +27,41 @@ from cloud.api.products import list_products
 from cloud.console.forms import Form, RefusedError
 from cloud.console.lines import line
 from cloud.console.visiting import Visit, Visiting
+from cloud.credentials import EnrolmentTokenView
 from cloud.pki.authorities import Kind
 from protocol.enrolment import TOKEN_BYTES, EnrolmentCode, make_token
 from protocol.identity import EVERYONE
 
 HOURS: Final = (("1", "an hour"), ("24", "a day"), ("168", "a week"), ("720", "30 days"), ("8760", "a year"))
 FIELDS: Final = ("product", "hardware_model", "device_id", "groups", "uses", "hours", "name")
+SETTINGS: Final = """\
+[device]
+id = "{device_id}"
+product = "{product}"
+hardware_model = "{model}"
+state_dir = "state"
+root = "root.json"
+
+[identity]
+directory = "identity"
+
+[components.app]
+command = ["{{python}}", "{{image}}"]
+health = {{ kind = "http", url = "http://127.0.0.1:8080/health" }}
+"""
 
 router = APIRouter(include_in_schema=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """What a page shows once: an enrolment code, its picture, and the line that uses it on a device."""
+    """What a page shows once: a code, its picture, the line that uses it on a device, and settings to start from."""
 
     name: str
     code: str
     svg: str
     command: str
+    settings: str
 
 
 @router.get("/enrolment")
@@ -72,6 +89,7 @@ def make(visit: Visit) -> Response:
         code=str(code),
         svg=_picture(str(code)),
         command=_device_line(server, str(code), token.device_id, token.hardware_model),
+        settings=_settings(token, server.store.catalog.product(product).hardware_models),
     )
     return visit.page("enrolment_code.html", made=made, token=token, line=line, create_line=_line_of(given))
 
@@ -179,11 +197,20 @@ def _picture(code: str) -> str:
 
 
 def _device_line(server: Backend, code: str, device_id: str | None, hardware_model: str | None) -> str:
-    """Return what a device runs; its shell writes the code into a pipe, so that it is in no program's arguments."""
-    name = device_id or '"$(hostname)"'
+    """Return what a device runs; its shell writes the code into a pipe, so that it is in no program's arguments.
+
+    Who it is its own settings say, unless the code is for one device: they refuse to be contradicted.
+    """
+    name = f" --device-id {device_id}" if device_id else ""
     model = f" --hardware {hardware_model}" if hardware_model else ""
-    agent = f"fleetlift-agent enrol --config agent.toml --server {server.base_url} --device-id {name}{model}"
+    agent = f"fleetlift-agent enrol --config agent.toml --server {server.base_url}{name}{model}"
     return f"printf '%s\\n' '{code}' | {agent} --code-file -"
+
+
+def _settings(token: EnrolmentTokenView, models: tuple[str, ...]) -> str:
+    """Return an agent.toml to start from, for an application that answers a health check."""
+    model = token.hardware_model or next((it for it in models if it != "*"), "any-model")
+    return SETTINGS.format(device_id=token.device_id or "device-1", product=token.product, model=model)
 
 
 def _line_of(given: dict[str, str]) -> str:

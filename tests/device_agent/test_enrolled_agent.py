@@ -176,6 +176,14 @@ def test_a_code_that_cannot_be_read_is_told(site: Site) -> None:
     assert (done.returncode, "the enrolment code cannot be read" in done.stderr) == (2, True), done.stderr
 
 
+def test_a_name_that_the_settings_contradict_is_refused_with_what_to_do(site: Site) -> None:
+    site.config.write_text(site.config.read_text().replace("[device]", '[device]\nid = "pi-2"'))
+    done = site.call("enrol", "--code-file", str(site.code_file), "--device-id", "pi-1")
+    assert "agent.toml says that this is pi-2, not pi-1" in done.stderr
+    assert "Leave --device-id out, or change the `id` there" in done.stderr
+    assert site.call("enrol", "--code-file", str(site.code_file)).returncode == 0
+
+
 def test_the_settings_and_the_identity_must_agree(site: Site) -> None:
     site.enrol()
     text = site.config.read_text()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+from pathlib import Path
 
 from cloud.access.roles import Role
 from cloud.credentials import TokenDraft
 from cloud.pki.authorities import Authorities
+from device_agent.config import load_applicant
 from protocol.enrolment import EnrolmentCode
 from tests.cloud.console.releasing import parses
 from tests.cloud.console.visits import Page, reading
@@ -30,7 +32,7 @@ def test_a_code_is_shown_once_with_its_picture_and_names_what_devices_begin_with
     with reading(api, "ben", Role.OPERATOR) as ben:
         page = ben.get("/enrolment")
         parses(page)
-        assert "There is none that is good now." in page.text
+        assert "No code is good now." in page.text
         fields = {"Devices": 50, "Groups": "pilots", "Good for": "168", "Name of the code": "batch-7"}
         shown = page.submit("Make the code", fields)
         assert shown.title == "Enrolment code batch-7"
@@ -65,6 +67,20 @@ def test_the_authority_that_a_code_names_is_the_oldest_that_servers_have(api: Ap
         line = next(it for it in shown.cli() if it.startswith("printf"))
         assert line.endswith(f"--server {api.backend.base_url} --device-id pump-1 --code-file -")
         assert str(code_on(shown)) in line.partition("|")[0], "the code goes through a pipe"
+
+
+def test_the_line_for_a_device_agrees_with_the_settings_that_are_beside_it(api: Api, tmp_path: Path) -> None:
+    with reading(api) as ann:
+        shown = ann.get("/enrolment").submit("Make the code", {})
+        line = next(it for it in shown.cli() if it.startswith("printf"))
+        assert "--device-id" not in line, "the settings say who the device is"
+        config = tmp_path / "agent.toml"
+        config.write_text(shown.one("details.hint pre").text)
+        applicant = load_applicant(config)
+        assert (applicant.device_id, applicant.product, applicant.hardware_model) == ("device-1", PRODUCT, MODEL)
+        named = ann.get("/enrolment").submit("Make the code", {"This device alone": "pump-1"})
+        config.write_text(named.one("details.hint pre").text)
+        assert load_applicant(config).device_id == "pump-1"
 
 
 def enrol(api: Api, code: EnrolmentCode, device_id: str) -> None:
