@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -41,31 +40,13 @@ class BulkOrder:
 class BulkOutcome:
     """What came of it: `changed` devices are as was ordered now, `unchanged` ones were so before.
 
-    `left_out` counts the others by why they cannot be, and `examples` names some of each.
+    `left_out` counts the others by why they cannot be, and `examples` names some of each. `decision` is the number of
+    its row in the audit; None if nothing was changed.
     """
 
-    bulk_id: str = ""
+    decision: int | None = None
     devices: int = 0
     changed: int = 0
     unchanged: int = 0
     left_out: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[str]] = field(default_factory=dict)
-
-    def add(self, part: BulkPart, devices: int) -> None:
-        """Add what came of some more devices."""
-        self.devices += devices
-        self.changed += len(part.changed)
-        self.unchanged += devices - len(part.changed) - len(part.left_out)
-        for device_id, why in part.left_out.items():
-            self.left_out[why] = self.left_out.get(why, 0) + 1
-            some = self.examples.setdefault(why, [])
-            if len(some) < EXAMPLES:
-                some.append(device_id)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BulkPart:
-    """Of some devices, those that change, and those that cannot, with why; the rest is as was ordered already."""
-
-    changed: tuple[str, ...]
-    left_out: Mapping[str, str]

@@ -84,7 +84,8 @@ class DeviceFilter:
     `products` are those that whoever asks may look at. `version` is of `component` (of any component if that is None).
     `text` is somewhere in the id. `held`: its application holds updates back now. `failed`: its
     newest attempt at some component did not succeed, for that reason or, with ANY_REASON, for whichever. `quiet_for_s`:
-    it is away, was last heard so long ago, and is not revoked. `locked`: to a version of some component.
+    it is away, was last heard so long ago, and is not revoked. `locked`: to a version of some component. `decision`: one
+    decision for many changed it, by the number of its row in the audit.
     """
 
     product: str | None = None
@@ -102,6 +103,7 @@ class DeviceFilter:
     quiet_for_s: int | None = None
     locked: bool | None = None
     revoked: bool | None = None
+    decision: int | None = None
     after: str | None = None
     limit: int = 1000
 

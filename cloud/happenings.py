@@ -20,6 +20,11 @@ KINDS: Final = frozenset(
     }
 )
 """What can happen, as webhooks choose it."""
+_OF_MANY: Final = frozenset({"devices", "devices_sha256"})
+_OF_ALL: Final = _OF_MANY | {"number", "of", "chosen", "superseded_otas", "bulk"}
+"""What a decision for many devices says of all of them."""
+_IN_GROUP: Final = {"added": "joined", "removed": "left"}
+_ON_WHAT_TERMS: Final = frozenset({"device", "urgency", "forced"})
 _LEFT_OUT: Final = frozenset({"by", "channel", "label"})
 _AUDITED_AS: Final = {"release.disabled": "release.patched"}
 """Events whose decision the audit calls by another name."""
@@ -40,7 +45,10 @@ class EventView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
-    """A line of a timeline: what happened, in words too; `actor` is who decided it, where somebody did."""
+    """A line of a timeline: what happened, in words too; `actor` is who decided it, where somebody did.
+
+    `decision` is the row of the audit of one that was about other devices, too: by it they are all found.
+    """
 
     at_ms: int
     kind: str
@@ -48,6 +56,7 @@ class Moment:
     actor: str | None
     words: str
     data: Mapping[str, Any]
+    decision: int | None = None
 
 
 def timeline(subject: str, events: Sequence[EventView], decisions: Sequence[AuditView]) -> tuple[Moment, ...]:
@@ -61,9 +70,9 @@ def timeline(subject: str, events: Sequence[EventView], decisions: Sequence[Audi
     moments: list[Moment] = []
     for event in events:
         while rest and rest[-1].at_ms <= event.at_ms:
-            moments.append(_of_decision(rest.pop()))
+            moments.append(_of_decision(subject, rest.pop()))
         moments.append(_of_event(subject, event, actors.get((_AUDITED_AS.get(event.kind, event.kind), event.at_ms))))
-    return (*moments, *map(_of_decision, reversed(rest)))
+    return (*moments, *(_of_decision(subject, it) for it in reversed(rest)))
 
 
 def _of_event(subject: str, event: EventView, actor: str | None) -> Moment:
@@ -80,9 +89,11 @@ def _of_event(subject: str, event: EventView, actor: str | None) -> Moment:
     )
 
 
-def _of_decision(decision: AuditView) -> Moment:
+def _of_decision(subject: str, decision: AuditView) -> Moment:
     after = decision.after if isinstance(decision.after, dict) else {}
     before = decision.before if isinstance(decision.before, dict) else {}
+    if subject.startswith("device/") and not _OF_MANY.isdisjoint(after.keys() | before.keys()):
+        return _of_many(decision, after, before)
     return Moment(
         at_ms=decision.at_ms,
         kind=decision.action,
@@ -93,10 +104,32 @@ def _of_decision(decision: AuditView) -> Moment:
     )
 
 
+def _of_many(decision: AuditView, after: Mapping[str, Any], before: Mapping[str, Any]) -> Moment:
+    """Return what a decision for many devices is to one of them: not who the others are."""
+    number = after.get("number") or len((after or before)["devices"])
+    after, before = ({name: it for name, it in said.items() if name not in _OF_ALL} for said in (after, before))
+    what, _, name = decision.action.partition(".")
+    group = decision.subject.rpartition("/")[2]
+    words = f"group {group} {_IN_GROUP.get(name, name)}" if what == "group" else describe(decision.action, after)
+    if number > 1:
+        words += f", with {number - 1:,} other{'' if number == 2 else 's'} by one decision"
+    return Moment(
+        at_ms=decision.at_ms,
+        kind=decision.action,
+        subject=decision.subject,
+        actor=decision.actor,
+        words=words[:MAX_WORDS],
+        data={"before": before or None, "after": after or None, "number": number},
+        decision=decision.number,
+    )
+
+
 def describe(kind: str, data: Mapping[str, Any], before: Mapping[str, Any] | None = None) -> str:
     """Return what happened, in words; a kind that is not known here is told with what it carries."""
     if kind in _WORDS:
         return _WORDS[kind](data)
+    if kind == "device.unpinned":
+        return f"unlocked: {', '.join(map(str, before or {}))}"
     name = kind.partition(".")[2].replace("_", " ") or kind
     if isinstance(data.get("before"), Mapping) and isinstance(data.get("after"), Mapping):
         before, data = data["before"], data["after"]
@@ -135,6 +168,17 @@ def _failed(data: Mapping[str, Any]) -> str:
 
 def _taken_back(data: Mapping[str, Any]) -> str:
     return _join("its success with", _firmware(data), "is taken back") + _why(data)
+
+
+def _ordered(data: Mapping[str, Any]) -> str:
+    """Return the component and version of a lock or an OTA, and how it is to come."""
+    what = ", ".join(f"{key} {value}" for key, value in data.items() if key not in _ON_WHAT_TERMS)
+    terms = [*(["gradual"] if data.get("urgency") == "gradual" else []), *(["forced"] if data.get("forced") else [])]
+    return what + (f" ({', '.join(terms)})" if terms else "")
+
+
+def _closed(data: Mapping[str, Any]) -> str:
+    return f"single-device OTA {_value(data.get('status'))}" + _because(data)
 
 
 def _opened(data: Mapping[str, Any]) -> str:
@@ -203,6 +247,10 @@ _WORDS: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
     "rollout.resumed": lambda _data: "resumed",
     "rollout.aborted": lambda data: "aborted" + _because(data),
     "rollout.completed": lambda data: "completed" + _because(data),
+    **dict.fromkeys(("device.pinned", "devices.pinned"), lambda data: f"locked to {_ordered(data)}"),
+    "devices.unpinned": lambda data: f"unlocked: {data.get('component')}",
+    **dict.fromkeys(("ota.created", "devices.ota_created"), lambda data: f"single-device OTA to {_ordered(data)}"),
+    "ota.closed": _closed,
     "device.updated": _updated,
     "device.rolled_back": _back,
     "device.failed": _failed,

@@ -14,7 +14,6 @@ from cloud.fleet import DeviceFilter
 from cloud.store.errors import ConflictError, InvalidError
 from protocol.values import MAX_TEXT, Urgency
 
-MOST: Final = 10_000_000
 router = APIRouter(tags=["devices"])
 _TAKES: Final = {
     Deed.ADD_TO_GROUP: ("group",),
@@ -57,9 +56,13 @@ class LeftOut(BaseModel):
 
 
 class BulkAnswer(BaseModel):
-    """What came of it: of `devices`, `changed` are as was ordered now, and `unchanged` were so before."""
+    """What came of it: of `devices`, `changed` are as was ordered now, and `unchanged` were so before.
 
-    bulk_id: str
+    `decision` is its number in the audit, by which devices are found (`GET /devices?decision=`); null if nothing was
+    changed.
+    """
+
+    decision: int | None
     devices: int
     changed: int
     unchanged: int
@@ -68,21 +71,19 @@ class BulkAnswer(BaseModel):
 
 @router.post("/devices/bulk")
 def change_devices(server: Server, caller: CallerDep, body: BulkChange) -> BulkAnswer:
-    """Do one thing to many devices, some at a time; or, with `dry_run`, tell what would come of it."""
+    """Do one thing to many devices: to all of them, or to none; or, with `dry_run`, tell what would come of it.
+
+    It is answered when it is done. The same again changes nothing: whoever lost the answer may ask once more.
+    """
     find_product(server.store, body.product)
     order, where = _order(server, body), _where(body)
-    if body.dry_run and where is not None:
-        return _answer(server.store.bulk.forecast(order, where))
-    ids = tuple(sorted(set(body.devices))) if where is None else server.store.devices.ids(where)
+    whom = tuple(sorted(set(body.devices))) if where is None else where
     if body.dry_run:
-        return _answer(server.store.bulk.check(order, ids))
+        return _answer(server.store.bulk.forecast(order, whom))
     if body.count is None:
         raise InvalidError("count: say how many devices it is about (`dry_run` tells); nothing was changed")
-    if len(ids) != body.count:
-        there = f"{len(ids)} {'device is' if len(ids) == 1 else 'devices are'} found now, and it was to be {body.count}"
-        raise ConflictError(f"the world has changed: {there}; nothing was changed, look again")
     chosen = body.where.said() if body.where is not None else None
-    return _answer(server.store.bulk.do(order, ids, by=caller.name, chosen=chosen))
+    return _answer(server.store.bulk.do(order, whom, by=caller.name, count=body.count, chosen=chosen))
 
 
 def _order(server: Backend, body: BulkChange) -> BulkOrder:
@@ -115,7 +116,7 @@ def _where(body: BulkChange) -> DeviceFilter | None:
         looked_for = f"{body.where.product!r:.80} is looked for"
         raise ConflictError(f"it is about {body.product}, and {looked_for}; nothing was changed")
     asked = body.where.model_copy(update={"product": body.product})
-    return filter_of(asked, products=frozenset({body.product}), limit=MOST)
+    return filter_of(asked, products=frozenset({body.product}))
 
 
 def _answer(outcome: BulkOutcome) -> BulkAnswer:
@@ -123,7 +124,7 @@ def _answer(outcome: BulkOutcome) -> BulkAnswer:
         LeftOut(why=why, count=count, some=tuple(outcome.examples[why])) for why, count in outcome.left_out.items()
     )
     return BulkAnswer(
-        bulk_id=outcome.bulk_id,
+        decision=outcome.decision,
         devices=outcome.devices,
         changed=outcome.changed,
         unchanged=outcome.unchanged,

@@ -7,6 +7,7 @@ from pydantic import FailFast, Field
 from cloud.api.documents import Document
 from cloud.fleet import ANY_REASON, DeviceFilter
 from cloud.store.errors import InvalidError
+from protocol.identity import MAX_INTEGER
 from protocol.phases import Reason
 
 MAX_LISTED_ATTRIBUTES: Final = 8
@@ -38,6 +39,7 @@ class Which(Document):
     quiet_for_s: Annotated[QuietFor, Field(strict=True)] | None = None
     locked: Flag | None = None
     revoked: Flag | None = None
+    decision: Annotated[int, Field(strict=True, ge=1, le=MAX_INTEGER)] | None = None
 
     def said(self) -> dict[str, object]:
         """Return what is asked, without what is not."""

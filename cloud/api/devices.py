@@ -13,6 +13,7 @@ from cloud.api.documents import DevicePage, Lock, NewDevice
 from cloud.api.naming import check_filter, find_device, find_firmware, find_group, find_product
 from cloud.fleet import AttemptFilter, AttemptView, DeviceView, PinView
 from cloud.store.errors import NotFoundError
+from protocol.identity import MAX_INTEGER
 from protocol.phases import Outcome
 from protocol.selection import Decision
 
@@ -37,6 +38,7 @@ def list_devices(  # noqa: PLR0917 - one parameter a query field
     quiet_for_s: Annotated[int | None, Query(ge=0, le=MAX_QUIET_S)] = None,
     locked: bool | None = None,
     revoked: bool | None = None,
+    decision: Annotated[int | None, Query(ge=1, le=MAX_INTEGER)] = None,
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100,
 ) -> DevicePage:
@@ -44,7 +46,8 @@ def list_devices(  # noqa: PLR0917 - one parameter a query field
 
     `text` is somewhere in the id, an `attribute` is name=value (repeated: all of them), `failed` is why the newest
     attempt at some component did not succeed (`any`: for whatever reason); who is `held` has an application that holds
-    updates back now, and who is away and was last heard so long ago is quiet (`quiet_for_s`).
+    updates back now, and who is away and was last heard so long ago is quiet (`quiet_for_s`). `decision`: one
+    decision for many changed it, by the number of its row in the audit.
     """
     products = seen_products(caller, product)
     asked = Which(
@@ -62,6 +65,7 @@ def list_devices(  # noqa: PLR0917 - one parameter a query field
         quiet_for_s=quiet_for_s,
         locked=locked,
         revoked=revoked,
+        decision=decision,
     )
     which = filter_of(asked, products=products, after=after, limit=limit)
     found = server.store.devices.devices(which)

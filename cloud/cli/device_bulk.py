@@ -15,7 +15,7 @@ from protocol.errors import UserError
 
 F = TypeVar("F", bound=Callable[..., object])
 COLUMNS: Final = (
-    Column("decision", "bulk_id"),
+    Column("decision", "decision"),
     Column("devices", "devices", justify="right"),
     Column("changed", "changed", justify="right"),
     Column("so already", "unchanged", justify="right"),

@@ -30,6 +30,12 @@ _OPTIONS: Final = (
     click.option("--quiet-for", "quiet_for_s", type=Duration(), metavar="TIME", help="Away for so long, as 24h or 7d."),
     click.option("--locked/--not-locked", default=None, help="Locked to a version, or not."),
     click.option("--revoked/--not-revoked", default=None, help="Shut out, or not."),
+    click.option(
+        "--decision",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="That one decision for many changed, by its number in the audit.",
+    ),
 )
 
 

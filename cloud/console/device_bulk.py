@@ -140,7 +140,8 @@ def do_bulk(visit: Visit) -> Response:
         )
     except RefusedError as error:
         return _page(visit, fields, refused=str(error))
-    return visit.go(order.asked.address(), _done(order, made), cli=order.line(count))
+    there = order.asked if made.decision is None else Asked({"product": order.product, "decision": made.decision})
+    return visit.go(there.address(), _done(order, made), cli=order.line(count))
 
 
 def _page(visit: Visiting, fields: Mapping[str, list[str]], refused: str = "") -> Response:

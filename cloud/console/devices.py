@@ -32,6 +32,7 @@ FLAGS: Final[Mapping[str, tuple[str, str]]] = {
     "revoked": ("revoked", "not revoked"),
 }
 """What is asked with yes or no: the words for each."""
+NUMBERS: Final[Mapping[str, str]] = {"quiet_for_s": "a number of seconds", "decision": "a number in the audit"}
 MORE: Final = frozenset(
     {"component", "pending", "held", "quiet_for_s", "hardware_model", "attribute", "locked", "revoked"}
 )
@@ -66,10 +67,11 @@ class Asked:
                 if text not in ("true", "false"):
                     raise RefusedError(f"{name}: true or false is expected, not {text[:40]!r}.")
                 values[name] = text == "true"
-        if quiet := said.get("quiet_for_s", "").strip():
-            if not (quiet.isascii() and quiet.isdecimal() and len(quiet) < 10):
-                raise RefusedError(f"quiet_for_s: a number of seconds is expected, not {quiet[:40]!r}.")
-            values["quiet_for_s"] = int(quiet)
+        for name, what in NUMBERS.items():
+            if number := said.get(name, "").strip():
+                if not (number.isascii() and number.isdecimal() and len(number) < 10):
+                    raise RefusedError(f"{name}: {what} is expected, not {number[:40]!r}.")
+                values[name] = int(number)
         if pairs := [it.strip() for it in attributes if it.strip()]:
             values["attribute"] = pairs
         return cls(values)
@@ -206,4 +208,6 @@ def _words(name: str, value: str) -> str:
         return "whose last update failed" if value == ANY_REASON else f"failed: {value.replace('_', ' ')}"
     if name == "text":
         return f"id with {value}"
+    if name == "decision":
+        return f"changed by decision {value}"
     return f"{name.replace('_', ' ')} {value}"

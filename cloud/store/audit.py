@@ -8,13 +8,16 @@ A row's hash is the SHA-256 of the canonical JSON (keys sorted, no spaces, UTF-8
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from sqlalchemy import ColumnElement, insert, literal
+from sqlalchemy import select as select_columns
 from sqlmodel import Session, col, select
 
 from cloud.auditing import FIRST_PREV_HASH, canonical, hash_of
-from cloud.models import AuditRow, ReleaseRow
+from cloud.device_models import DecidedDeviceRow
+from cloud.models import AuditRow, OtaRow, ReleaseRow
 from cloud.provenance import ORIGIN
 from cloud.store.engine import Change, Database
 from cloud.values import AuditHead, AuditView
@@ -91,14 +94,34 @@ class Audit:
 
 
 def audited(session: Session, subject: str, after: int | None, limit: int) -> tuple[AuditView, ...]:
-    """Return the decisions about a subject by number: those after one, or the newest."""
-    query = select(AuditRow).where(col(AuditRow.subject) == subject).limit(limit)
-    if after is None:
-        newest = session.exec(query.order_by(col(AuditRow.number).desc())).all()
-        return tuple(_view(row) for row in reversed(newest))
-    return tuple(
-        _view(row) for row in session.exec(query.where(col(AuditRow.number) > after).order_by(col(AuditRow.number)))
-    )
+    """Return the decisions about a subject by number: those after one, or the newest.
+
+    Those about a device are its own, those for many that changed it, and those about its single-device OTAs.
+    """
+    number, found = col(AuditRow.number), dict[int, AuditRow]()
+    for condition in _about(subject):  # one by one: each has its index
+        query = select(AuditRow).where(condition).limit(limit)
+        query = query.order_by(number.desc()) if after is None else query.where(number > after).order_by(number)
+        found |= {row.number: row for row in session.exec(query)}
+    numbers = sorted(found)
+    return tuple(_view(found[it]) for it in (numbers[-limit:] if after is None else numbers[:limit]))
+
+
+def _about(subject: str) -> Iterator[ColumnElement[bool]]:
+    yield col(AuditRow.subject) == subject
+    kind, _, device_id = subject.partition("/")
+    if kind == "device":
+        decided, ota = DecidedDeviceRow, OtaRow
+        yield col(AuditRow.number).in_(select(decided.number).where(col(decided.device_id) == device_id))
+        named = select_columns(literal("ota/").concat(col(ota.id))).where(col(ota.device_id) == device_id)
+        yield col(AuditRow.subject).in_(named)
+
+
+def decided_of(change: Change, decision: AuditRow, device_ids: Sequence[str]) -> None:
+    """Have the timelines of these devices tell a decision that was about all of them, within its transaction."""
+    rows = [{"number": decision.number, "device_id": device_id} for device_id in device_ids]
+    if rows:
+        change.session.execute(insert(DecidedDeviceRow), rows)
 
 
 def audit(change: Change, actor: str, action: str, subject: str, *, before: Any = None, after: Any = None) -> AuditRow:

@@ -14,7 +14,7 @@ from sqlalchemy import select as select_columns
 from sqlalchemy.orm import Mapped, aliased
 from sqlmodel import Session, col
 
-from cloud.device_models import DeviceAttributeRow
+from cloud.device_models import DecidedDeviceRow, DeviceAttributeRow
 from cloud.fleet import ANY_REASON, DeviceFilter
 from cloud.models import AttemptRow, ComponentRow, DeviceRow, MembershipRow, PinRow
 from cloud.store.quiet import went_quiet
@@ -89,6 +89,9 @@ def _sets(which: DeviceFilter) -> Iterator[Ids]:
         yield _from(which, col(it.device_id), col(it.name) == name, col(it.value) == value)
     if which.failed is not None:
         yield _failed(which, which.failed)
+    if which.decision is not None:
+        decided = DecidedDeviceRow
+        yield _from(which, col(decided.device_id), col(decided.number) == which.decision)
 
 
 def _failed(which: DeviceFilter, reason: str) -> Ids:

@@ -9,7 +9,7 @@ from sqlmodel import col, select
 
 from cloud.groups_query import Query
 from cloud.models import GroupRow, MembershipRow, ReleaseRow
-from cloud.store.audit import audit
+from cloud.store.audit import audit, decided_of
 from cloud.store.dynamic_groups import candidates, check_few_dynamic, fill, found_by, nobody_has
 from cloud.store.engine import Database
 from cloud.store.errors import ConflictError
@@ -171,7 +171,8 @@ class Grouping:
             change.session.delete(row)
             change.session.flush()
             number(change, ranked(change.session, product))
-            audit(change, by, "group.deleted", f"group/{product}/{group}", before={"devices": members})
+            gone = audit(change, by, "group.deleted", f"group/{product}/{group}", before={"devices": members})
+            decided_of(change, gone, members)
             regrouped(change, product, members)
 
     def add_to_group(self, product: str, group: str, device_ids: Sequence[str], *, by: str) -> int:
@@ -183,7 +184,8 @@ class Grouping:
             _check_filled_by_hand(row)
             new = [each for each in dict.fromkeys(device_ids) if add_member(change, product, group, each)]
             if new:
-                audit(change, by, "group.added", f"group/{product}/{group}", after={"devices": new})
+                decided = audit(change, by, "group.added", f"group/{product}/{group}", after={"devices": new})
+                decided_of(change, decided, new)
                 regrouped(change, product, new)
             return len(new)
 
@@ -203,7 +205,8 @@ class Grouping:
                     gone.append(device_id)
             if gone:
                 change.session.flush()
-                audit(change, by, "group.removed", f"group/{product}/{group}", before={"devices": gone})
+                decided = audit(change, by, "group.removed", f"group/{product}/{group}", before={"devices": gone})
+                decided_of(change, decided, gone)
                 regrouped(change, product, gone)
             return len(gone)
 

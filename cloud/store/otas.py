@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sqlmodel import Session, col, select
+from sqlmodel.sql.expression import SelectOfScalar
 
 from cloud.fleet import OtaStatus, OtaView
 from cloud.models import DeviceRow, OtaRow
@@ -30,7 +31,11 @@ def tell(change: Change, device_ids: Sequence[str]) -> None:
 
 
 def close_overtaken(
-    change: Change, product: str, *, device_ids: Sequence[str] | None = None, component: str | None = None
+    change: Change,
+    product: str,
+    *,
+    device_ids: Sequence[str] | SelectOfScalar[str] | None = None,
+    component: str | None = None,
 ) -> None:
     """Close the OTAs that a later release has overtaken: of these devices (all of them), of this component (any)."""
     query = (

@@ -99,7 +99,7 @@ def test_those_ticked_come_into_a_group(fleet: Api) -> None:
         assert page.title == "Add devices to a group"
         assert "2 devices of product thermostat: north-1 , south-2" in page.text
         page = page.submit("Show what it would do", {"Group": "pilots"})
-        assert "would change 2" in page.text
+        assert "Would change 2" in page.text
         page = page.submit("Add 2 devices")
         assert page.said.startswith("2 devices came into group pilots.")
         decision = api_number(fleet)

@@ -164,15 +164,12 @@ def test_a_device_tells_each_decision_that_was_about_it(store: Store, clock: Clo
         f"revoked: reason stolen{with_other}",
         "readmitted",
         "single-device OTA to app 1.1.0",
-        "locked to app 1.2.0",
         "single-device OTA superseded: the device was locked to 1.2.0",
+        "locked to app 1.2.0",
         "unlocked: app",
     ]
     newest, _ = store.events.timeline("device/pi-1", limit=2)
-    assert [it.words for it in newest] == [
-        "single-device OTA superseded: the device was locked to 1.2.0",
-        "unlocked: app",
-    ]
+    assert [it.words for it in newest] == ["locked to app 1.2.0", "unlocked: app"]
 
 
 def test_updates_come_under_numbers_of_their_own_and_those_who_run_it_have_it(store: Store) -> None:
