@@ -89,11 +89,7 @@ def _stopping(release: ReleaseView, status: str) -> list[Deed]:
     found = []
     if status in ("running", "scheduled"):
         said = "Nobody further takes it. Who has it keeps it, and who is before the restart with it lets it be."
-        found.append(
-            Deed(
-                name="pause", label="Pause", line=release_line(release, "pause"), question=said, kind="danger", why=True
-            )
-        )
+        found.append(Deed(name="pause", label="Pause", line=release_line(release, "pause"), question=said, why=True))
     if status in ("paused", "stopped_by_gate"):
         said = "Go on where it was. What stopped it does not count again."
         found.append(Deed(name="resume", label="Resume", line=release_line(release, "resume"), question=said))

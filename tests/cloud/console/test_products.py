@@ -55,7 +55,7 @@ def test_a_product_shows_each_channel_with_its_live_release(api: Api) -> None:
 def test_choosing_a_channel_leads_to_its_form(api: Api) -> None:
     fleet(api)
     with reading(api) as ann:
-        page = ann.get(f"/products/{PRODUCT}").submit("Choose", {"Component": "app", "Group": "everyone"})
+        page = ann.get(f"/products/{PRODUCT}").submit("New release", {"Component": "app", "Group": "everyone"})
         assert page.path == f"{CHANNEL}/release"
         assert page.title == "New release: v1"
 
