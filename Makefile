@@ -15,7 +15,7 @@ sync: .venv/.synced
 check: sync
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/pytest -q tests/test_house.py
 test: sync
-	$(BIN)/pytest -n $(WORKERS)
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal
 demo serve: sync
 	$(BIN)/fleetlift $@
 bench: sync
