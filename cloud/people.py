@@ -30,3 +30,13 @@ class SessionView:
     created_at_ms: int
     seen_at_ms: int
     expires_at_ms: int
+    until_ms: int | None
+    """When what let them in ends; None for a password."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsedCode:
+    """Whose a code for one login was, and when the token ends that it was made with; None for never."""
+
+    person: str
+    until_ms: int | None

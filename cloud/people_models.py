@@ -31,7 +31,10 @@ class GrantRow(Row, table=True):
 
 
 class SessionRow(Row, table=True):
-    """A person who is logged in to the console, by the SHA-256 of the cookie; `csrf` is what their forms carry."""
+    """A person who is logged in to the console, by the SHA-256 of the cookie; `csrf` is what their forms carry.
+
+    `until_ms` is when the token ends that let them in: what is made in the session does not live longer.
+    """
 
     __tablename__ = "console_session"
     sha256: str = Field(primary_key=True)
@@ -41,15 +44,20 @@ class SessionRow(Row, table=True):
     created_at_ms: int = Field(sa_type=BigInteger)
     seen_at_ms: int = Field(sa_type=BigInteger)
     expires_at_ms: int = Field(sa_type=BigInteger)
+    until_ms: int | None = Field(default=None, sa_type=BigInteger)
 
 
 class LoginCodeRow(Row, table=True):
-    """A code that opens the console once, by its SHA-256: who holds a person's token may ask for one."""
+    """A code that is good for one login, by its SHA-256: who holds a person's token may ask for one.
+
+    `until_ms` is when that token ends: what the code opens does not live longer.
+    """
 
     __tablename__ = "login_code"
     sha256: str = Field(primary_key=True)
     person: str = Field(foreign_key="person.name")
     expires_at_ms: int = Field(sa_type=BigInteger)
+    until_ms: int | None = Field(default=None, sa_type=BigInteger)
 
 
 class SampleRow(Row, table=True):

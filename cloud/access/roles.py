@@ -54,13 +54,15 @@ class Scope:
 class Caller:
     """Who asks: a person's name and grants (product or `*` to role), and the scope of what they showed.
 
-    `token` names the API token that was shown; it is empty for a console session.
+    `token` names the API token that was shown; it is empty for a console session. `until_ms` is when what they showed
+    ends, or what let them into the session; None for never.
     """
 
     name: str
     grants: Mapping[str, Role] = field(default_factory=dict)
     scope: Scope = field(default_factory=Scope)
     token: str = ""
+    until_ms: int | None = None
 
     def role_for(self, product: str) -> Role | None:
         """Return what they may do with a product; `*` asks for the server itself."""

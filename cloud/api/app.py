@@ -34,7 +34,15 @@ from cloud.api import (
 )
 from cloud.api.access import authorize
 from cloud.api.backend import Backend
-from cloud.api.limiting import ENROLMENT_TRIES, ENROLMENTS_PER_S, PASSWORD_TRIES, PASSWORDS_PER_S, Tries
+from cloud.api.limiting import (
+    CODE_TRIES,
+    CODES_PER_S,
+    ENROLMENT_TRIES,
+    ENROLMENTS_PER_S,
+    PASSWORD_TRIES,
+    PASSWORDS_PER_S,
+    Tries,
+)
 from cloud.api.middleware import BodyLimit, KnowOrigin, NoteChanges
 from cloud.api.observing import Observe
 from cloud.api.problems import ANSWERS, answer_errors
@@ -83,6 +91,7 @@ def create_app(backend: Backend) -> FastAPI:
     app.state.backend, app.state.enrolment_desk = backend, enrolment.Desk()
     app.state.enrolment_tries = Tries(ENROLMENT_TRIES, ENROLMENTS_PER_S)
     app.state.password_tries = Tries(PASSWORD_TRIES, PASSWORDS_PER_S)
+    app.state.code_tries = Tries(CODE_TRIES, CODES_PER_S)
     app.state.manual = manual_of(backend.settings.server, backend.base_url)
     app.state.watching = Watching(backend.store)
     app.state.surveying = Surveying(
@@ -92,6 +101,7 @@ def create_app(backend: Backend) -> FastAPI:
     for module in ROUTERS:
         app.include_router(module.router, prefix=PREFIX, dependencies=[Depends(authorize)], responses=dict(ANSWERS))
     app.include_router(enrolment.router, prefix=PREFIX, responses=dict(ANSWERS))  # devices have no bearer token
+    app.include_router(tokens.door, prefix=PREFIX, responses=dict(ANSWERS))  # nor has who logs in
     app.include_router(system.probes)
     answer_errors(app)
     limit = backend.settings.server.max_request_bytes
@@ -106,7 +116,7 @@ def _max_bytes(path: str, usual: int) -> int | None:
     """Return how large a request may be; None for uploads of images, which are limited as they come."""
     if path.startswith(f"{PREFIX}/blobs/"):
         return None
-    if f"{path}/".startswith(f"{PREFIX}/enrolment/"):  # anybody may send these
+    if f"{path}/".startswith((f"{PREFIX}/enrolment/", f"{PREFIX}/login-codes/token/")):  # anybody may send these
         return min(usual, enrolment.MAX_REQUEST_BYTES)
     return usual
 

@@ -13,6 +13,9 @@ from cloud.api.problems import ApiError
 PASSWORD_TRIES: Final = 10
 """Of a password that is to be changed, by name; then one in half a minute."""
 PASSWORDS_PER_S: Final = 1 / 30
+CODE_TRIES: Final = 10
+"""Of login codes that are no good, by address; then one in half a minute."""
+CODES_PER_S: Final = 1 / 30
 ENROLMENT_TRIES: Final = 100
 """That were refused, by address; then one a second. What is let in is not counted: factories enrol from one address."""
 ENROLMENTS_PER_S: Final = 1.0

@@ -56,6 +56,7 @@ class Me(BaseModel):
     token: str
     role: Role
     product: str
+    expires_at_ms: int | None
     has_password: bool
 
 
@@ -69,6 +70,7 @@ def show_me(server: Server, caller: CallerDep) -> Me:
         token=caller.token,
         role=caller.scope.role,
         product=caller.scope.product,
+        expires_at_ms=caller.until_ms,
         has_password=person.has_password,
     )
 

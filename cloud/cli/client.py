@@ -47,17 +47,18 @@ class ApiClient:
     """The server's HTTP API as functions from paths to JSON; raises UserError only."""
 
     def __init__(self, url: str, token: str, ca: Path | None = None, *, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
-        """Take where, the token, and what the server's certificate is checked by (default: the system's list)."""
+        """Take where, the token (empty: none yet), and what the server is known by (default: the system's list)."""
         self.url = url.rstrip("/")
         if urlsplit(self.url).scheme == "http" and (host := urlsplit(self.url).hostname) and not is_loopback(host):
             raise UserError(
                 f"{self.url} is not encrypted: everybody on the way could read the token. Nothing was sent; use https."
             )
+        known = {"Authorization": f"Bearer {token}"} if token else {}
         timeout = httpx.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S))
         try:
             self._http = httpx.Client(
                 base_url=self.url + API,
-                headers={"Authorization": f"Bearer {token}", "User-Agent": f"{CLI_AGENT}/{_VERSION}"},
+                headers=known | {"User-Agent": f"{CLI_AGENT}/{_VERSION}"},
                 timeout=timeout,
                 trust_env=False,
                 verify=client_context(ca) if self.url.startswith("https:") else no_authority(),

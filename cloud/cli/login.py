@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any, Final
@@ -10,13 +11,14 @@ from urllib.parse import urlsplit
 import click
 
 from cloud.cli.client import CONFLICT, NOT_ALLOWED, ApiClient, Json
+from cloud.cli.codes import Duration
 from cloud.cli.context import Command, Group, Operator, pass_operator
 from cloud.cli.contexts import CONTEXT_VARIABLE, Contexts, Place
 from cloud.cli.operating import check_token
 from cloud.cli.options import yes_option
-from cloud.cli.render import Column
+from cloud.cli.render import Column, moment
 from cloud.cli.server_identity import authority_for
-from cloud.config import OperatorContext, load_context
+from cloud.config import OperatorContext
 from protocol.errors import UserError
 
 COLUMNS: Final = (
@@ -39,10 +41,14 @@ WHO: Final = (
     Column("server", "server"),
     Column("you are", "person"),
     Column("roles", "grants"),
+    Column("until", lambda row: moment(row["expires_at_ms"])),
     Column("token", "token_file"),
 )
 _HOST = re.compile(r"[^\x00-\x20\x7f\s]+")
 _NO_NAME = re.compile(r"[^a-z0-9-]+")
+_CODE = re.compile(r"[A-Za-z0-9_-]{20,100}")
+_IN_LINK = re.compile(r"https?://\S+/login\?code=")
+MAX_TYPED: Final = 2000
 
 
 @click.command(
@@ -52,22 +58,49 @@ _NO_NAME = re.compile(r"[^a-z0-9-]+")
         "fleetlift login https://ota.example:8321",
         "fleetlift login https://ota.example --name production --token-file token --product thermostat",
         "fleetlift login https://ota.example --token-file - < token   # the token from standard input",
+        "fleetlift login https://ota.example --code   # asks for what `fleetlift console` said elsewhere",
     ),
 )
 @click.argument("url")
+@click.option(
+    "--code",
+    "by_code",
+    is_flag=True,
+    help="By a code that is good once, in place of a token: asked for, or the first line of standard input.",
+)
+@click.option(
+    "--expires",
+    "lifetime_s",
+    type=Duration(),
+    metavar="TIME",
+    help="With --code: for how long you are logged in (default: 30d, at most 90d).",
+)
 @click.option("--name", metavar="NAME", help="What to call it (default: the host's name).")
 @click.option("--ca-sha256", metavar="HEX", help="The SHA-256 of the authority that its certificate is from.")
 @click.option("--product", metavar="PRODUCT", help="The product that commands assume.")
 @click.option("--component", metavar="C", help="The component that commands assume (default: app).")
 @pass_operator
 def login(
-    operator: Operator, *, url: str, name: str | None, ca_sha256: str | None, product: str | None, component: str | None
+    operator: Operator,
+    *,
+    url: str,
+    by_code: bool,
+    lifetime_s: int | None,
+    name: str | None,
+    ca_sha256: str | None,
+    product: str | None,
+    component: str | None,
 ) -> None:
     """Remember a server, and use it from now on: its address, what it is known by, and an API token.
 
-    The token is read from --token-file, or asked for without being shown. An authority that this machine does not know
-    is shown by its SHA-256, to be compared with the server's, or taken from --ca-file.
+    The token is read from --token-file, or asked for without being shown; with --code you get one of your own for a
+    code, or the link with it, that `fleetlift console` says where you are logged in. An authority that this machine
+    does not know is shown by its SHA-256, to be compared with the server's, or taken from --ca-file.
     """
+    if by_code and operator.token_option is not None:
+        raise UserError("--code and --token-file are two ways to log in. Nothing was changed; choose one.")
+    if lifetime_s is not None and not by_code:
+        raise UserError("--expires goes with --code: a token that is there ends when it ends. Nothing was changed.")
     server = _address(url)
     contexts = Contexts.of_user()
     chosen = contexts.place(name or _name_of(server)).name or ""
@@ -78,19 +111,30 @@ def login(
             exit_code=CONFLICT,
         )
     authority = authority_for(operator.output, server, operator.ca_option, ca_sha256)
-    token = operator.read_token() if operator.token_option is not None else _ask(operator)
+    secret = _code(operator) if by_code else operator.read_token() if operator.token_option else _ask(operator)
     said = {"server": server, "product": product, "component": component}
     context = OperatorContext.model_validate({key: value for key, value in said.items() if value is not None})
     with tempfile.TemporaryDirectory(prefix="fleetlift-") as scratch:  # 0700; what there is stays until this is good
-        me = _who(Contexts(Path(scratch)).write(chosen, context, token, authority))
-    place = contexts.write(chosen, context, token, authority)
-    contexts.use(chosen)
+        tried = Contexts(Path(scratch))
+        token = secret if not by_code else _redeem(tried.write(chosen, context, "", authority), secret, lifetime_s)
+        here = tried.write(chosen, context, token, authority)
+        me = _who(here)
+        try:
+            place = contexts.write(chosen, context, token, authority)
+            contexts.use(chosen)
+        except UserError:
+            if by_code:
+                _revoke(here, str(me["token"]))  # nobody has it but us
+            raise
     operator.output.say(f"You are {me['name']} at {server}. The context {chosen} is used from now on.")
+    if me.get("expires_at_ms"):
+        operator.output.say(f"You are logged in until {moment(me['expires_at_ms'])}, as the token {me['token']}.")
     if operator.home.root.exists() and not os.environ.get(CONTEXT_VARIABLE):
         operator.output.warn(
             f"Here the home {operator.home.root} goes before it: add --context {chosen}, or set FLEETLIFT_CONTEXT."
         )
     row = {"context": chosen, "server": server, "person": me["name"], "grants": me["grants"]}
+    row["expires_at_ms"] = me.get("expires_at_ms")
     operator.output.record(row | {"token_file": str(place.token)}, WHO)
 
 
@@ -112,11 +156,7 @@ def logout(operator: Operator, *, name: str | None, revoke: bool, yes: bool) -> 
     if revoke:
         token = _who(place)["token"]
         operator.output.confirm(f"Revoke the token {token} at {place.load().server}?", yes=yes)
-        api = _client(place)
-        try:
-            api.delete("tokens", token)
-        finally:
-            api.close()
+        _revoke(place, token)
     contexts.forget_token(place.name)
     after = "the server refuses it" if revoke else "stays good until `fleetlift api-token revoke`"
     operator.output.say(f"The token of {place.name} is forgotten here, and {after}.")
@@ -203,10 +243,53 @@ def _ask(operator: Operator) -> str:
     return check_token(click.prompt("API token", hide_input=True, err=True), "what was typed")
 
 
+def _code(operator: Operator) -> str:
+    """Return a login code, itself or in its link: asked for, or of standard input; never of the arguments."""
+    if operator.output.can_ask:
+        said = click.prompt("Login code", hide_input=True, err=True)
+    else:
+        said = sys.stdin.readline(MAX_TYPED)
+    code = _IN_LINK.sub("", said.strip())
+    if not _CODE.fullmatch(code):
+        raise UserError(
+            "that is no login code. Nothing was changed; `fleetlift console`, where you are logged in, says one: type "
+            "it, or pipe it in.",
+            exit_code=NOT_ALLOWED,
+        )
+    return code
+
+
+def _redeem(place: Place, code: str, lifetime_s: int | None) -> str:
+    """Return a token for a login code, which is used up; raises UserError."""
+    known = place.load()
+    api = ApiClient(known.server, "", _authority(place))
+    try:
+        made: Any = api.post(
+            "login-codes", "token", body={"code": code} | ({} if lifetime_s is None else {"lifetime_s": lifetime_s})
+        )
+    finally:
+        api.close()
+    if not isinstance(made, dict) or not isinstance(made.get("text"), str):
+        raise UserError(f"{api.url} does not answer as a Fleetlift server does. Nothing was changed.", exit_code=1)
+    return check_token(made["text"], f"the answer of {api.url}")
+
+
+def _revoke(place: Place, token: str) -> None:
+    api = _client(place)
+    try:
+        api.delete("tokens", token)
+    finally:
+        api.close()
+
+
+def _authority(place: Place) -> Path | None:
+    known = place.load()
+    return place.settings.parent / known.ca if known.ca else None
+
+
 def _client(place: Place) -> ApiClient:
-    known = load_context(place.settings)
-    ca: Path | None = place.settings.parent / known.ca if known.ca else None
-    return ApiClient(known.server, check_token(place.token.read_text(encoding="ascii"), str(place.token)), ca)
+    token = check_token(place.token.read_text(encoding="ascii"), str(place.token))
+    return ApiClient(place.load().server, token, _authority(place))
 
 
 def _who(place: Place) -> Json:

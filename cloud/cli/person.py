@@ -167,6 +167,8 @@ def console(operator: Operator, *, open_: bool) -> None:
     """Print a link that logs you in to the console: good once, for five minutes."""
     made: Json = operator.api.post("login-codes")
     operator.output.warn(f"Good once, until {moment(made['expires_at_ms'])}; whoever has it logs in as you.")
+    if operator.ca is not None:
+        operator.output.warn(f"A browser that warns does not know the fleet's authority: have it import {operator.ca}.")
     if operator.output.for_program:
         operator.output.document(made, names=[made["url"]])
     else:

@@ -69,9 +69,10 @@ async def log_in(request: Request) -> Response:
         response.headers["Retry-After"] = str(wait)
         return response
     if code:
-        person = await asyncio.to_thread(server.store.sessions.use_code, hash_cookie(code))
-        wrong = _SPENT
+        used = await asyncio.to_thread(server.store.sessions.use_code, hash_cookie(code))
+        person, until_ms, wrong = (used.person, used.until_ms, _SPENT) if used else (None, None, _SPENT)
     else:
+        until_ms = None
         person = await asyncio.to_thread(_check, server, name, form.secret("password")[:MAX_PASSWORD])
         wrong = WRONG
     if person is None:
@@ -79,7 +80,9 @@ async def log_in(request: Request) -> Response:
     cookie = secrets.token_urlsafe(TOKEN_BYTES)
     await asyncio.to_thread(
         lambda: server.store.sessions.open(
-            hash_cookie(cookie), person, secrets.token_urlsafe(TOKEN_BYTES), address, lifetime_s=LIFETIME_S
+            *(hash_cookie(cookie), person, secrets.token_urlsafe(TOKEN_BYTES), address),
+            lifetime_s=LIFETIME_S,
+            until_ms=until_ms,
         )
     )
     secure = request.url.scheme == "https"

@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
@@ -191,9 +191,10 @@ async def visit(request: Request) -> Visiting:
     if session is None:
         raise NotLoggedInError("log in first")
     try:
-        caller = await asyncio.to_thread(caller_of_person, server, session.person)
+        person = await asyncio.to_thread(caller_of_person, server, session.person)
     except NotFoundError:
         raise NotLoggedInError("log in first") from None
+    caller = replace(person, until_ms=session.until_ms)
     form = Form()
     if request.method not in SAFE:
         form = Form.read(await request.form(max_files=0, max_fields=MAX_FIELDS))

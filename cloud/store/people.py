@@ -137,12 +137,14 @@ def person_row(session: Session, name: str) -> PersonRow:
     return row
 
 
-def caller_of(session: Session, name: str, scope: Scope | None = None, token: str = "") -> Caller | None:
+def caller_of(
+    session: Session, name: str, scope: Scope | None = None, token: str = "", until_ms: int | None = None
+) -> Caller | None:
     """Return who asks, unless they are not known, or disabled."""
     row = session.get(PersonRow, name)
     if row is None or row.disabled_at_ms is not None:
         return None
-    return Caller(name=name, grants=_grants(session, name), scope=scope or Scope(), token=token)
+    return Caller(name=name, grants=_grants(session, name), scope=scope or Scope(), token=token, until_ms=until_ms)
 
 
 def log_out(change: Change, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Console sessions, and codes that open one: both known by their SHA-256 only, and forgotten when they end."""
+"""Console sessions, and codes for one login: both known by their SHA-256 only, and forgotten when they end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 from sqlalchemy import delete
 from sqlmodel import col
 
-from cloud.people import SessionView
+from cloud.people import SessionView, UsedCode
 from cloud.people_models import LoginCodeRow, PersonRow, SessionRow
 from cloud.store.audit import audit
 from cloud.store.engine import Change, Database
@@ -24,8 +24,10 @@ class Sessions:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def open(self, sha256: str, person: str, csrf: str, address: str, *, lifetime_s: int) -> SessionView:
-        """Log a person in for so long; NotFoundError. What has ended of anybody's is forgotten."""
+    def open(
+        self, sha256: str, person: str, csrf: str, address: str, *, lifetime_s: int, until_ms: int | None = None
+    ) -> SessionView:
+        """Log a person in for so long, not longer than `until_ms`; NotFoundError. What has ended is forgotten."""
         with self._database.changing() as change:
             person_row(change.session, person)
             change.session.execute(delete(SessionRow).where(col(SessionRow.expires_at_ms) <= change.now_ms))
@@ -36,7 +38,8 @@ class Sessions:
                 address=address,
                 created_at_ms=change.now_ms,
                 seen_at_ms=change.now_ms,
-                expires_at_ms=change.now_ms + lifetime_s * 1000,
+                expires_at_ms=_ending(change.now_ms + lifetime_s * 1000, until_ms),
+                until_ms=until_ms,
             )
             change.session.add(row)
             audit(change, person, "person.logged_in", f"person/{person}")
@@ -75,17 +78,22 @@ class Sessions:
             log_out(change, person)
             audit(change, person, "person.logged_out", f"person/{person}", after={"everywhere": True})
 
-    def add_code(self, sha256: str, person: str, *, lifetime_s: int = CODE_LIFETIME_S) -> int:
-        """Record a code that opens the console once; return until when (milliseconds since 1970). NotFoundError."""
+    def add_code(
+        self, sha256: str, person: str, *, lifetime_s: int = CODE_LIFETIME_S, until_ms: int | None = None
+    ) -> int:
+        """Record a code for one login; return until when it is good (milliseconds since 1970). NotFoundError.
+
+        What it opens does not live longer than `until_ms`.
+        """
         with self._database.changing() as change:
             person_row(change.session, person)
             _forget_codes(change)
-            until_ms = change.now_ms + lifetime_s * 1000
-            change.session.add(LoginCodeRow(sha256=sha256, person=person, expires_at_ms=until_ms))
+            ends_ms = _ending(change.now_ms + lifetime_s * 1000, until_ms)
+            change.session.add(LoginCodeRow(sha256=sha256, person=person, expires_at_ms=ends_ms, until_ms=until_ms))
             audit(change, person, "person.login_code_made", f"person/{person}")
-            return until_ms
+            return ends_ms
 
-    def use_code(self, sha256: str) -> str | None:
+    def use_code(self, sha256: str) -> UsedCode | None:
         """Use a code up; return whose it was, or None for one that is not good, or of a person who is disabled."""
         with self._database.changing() as change:
             _forget_codes(change)
@@ -94,7 +102,13 @@ class Sessions:
                 return None
             change.session.delete(row)
             person = change.session.get(PersonRow, row.person)
-            return None if person is None or person.disabled_at_ms is not None else row.person
+            if person is None or person.disabled_at_ms is not None:
+                return None
+            return UsedCode(person=row.person, until_ms=row.until_ms)
+
+
+def _ending(wanted_ms: int, until_ms: int | None) -> int:
+    return wanted_ms if until_ms is None else min(wanted_ms, until_ms)
 
 
 def _forget_codes(change: Change) -> None:
@@ -109,4 +123,5 @@ def _view(row: SessionRow) -> SessionView:
         created_at_ms=row.created_at_ms,
         seen_at_ms=row.seen_at_ms,
         expires_at_ms=row.expires_at_ms,
+        until_ms=row.until_ms,
     )

@@ -113,7 +113,7 @@ class Tokens:
         if row is None or (row.expires_at_ms is not None and row.expires_at_ms <= self._database.now_ms()):
             return None
         scope = Scope(role=Role(row.role), product=row.product)
-        caller = caller_of(session, row.person, scope, row.name)
+        caller = caller_of(session, row.person, scope, row.name, row.expires_at_ms)
         return None if caller is None else (row, caller)
 
     def _touch(self, name: str) -> None:

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from cloud.access.limits import network_of
-from cloud.api.limiting import ENROLMENT_TRIES, Tries
+from cloud.api.limiting import CODE_TRIES, ENROLMENT_TRIES, Tries
 from cloud.api.problems import ApiError
 from protocol.enrolment import make_token
 from tests.cloud.homes import MODEL, PRODUCT, Api
@@ -38,6 +38,27 @@ def test_an_address_that_is_refused_again_and_again_waits_and_one_that_is_let_in
         elsewhere = {"X-Forwarded-For": "192.0.2.7"}  # the proxy beside the server says so
         assert device.post("/enrolment", json=wish(api, "pi-3"), headers=elsewhere).status_code == HTTPStatus.CREATED
         assert device.get("/enrolment/trust").status_code == HTTPStatus.OK
+
+
+def test_an_address_that_guesses_login_codes_waits_and_a_good_one_is_not_counted(api: Api) -> None:
+    with httpx.Client(base_url=api.http.base_url, trust_env=False) as somebody:
+        for _ in range(CODE_TRIES + 2):
+            good = api("POST", "/login-codes", expect=201)["code"]
+            assert somebody.post("/login-codes/token", json={"code": good}).status_code == HTTPStatus.CREATED
+        good = api("POST", "/login-codes", expect=201)["code"]
+        for _ in range(CODE_TRIES + 3):  # on a slow day one comes back meanwhile
+            answer = somebody.post("/login-codes/token", json={"code": "a" * 43})
+            if answer.status_code == HTTPStatus.TOO_MANY_REQUESTS:
+                break
+            assert (answer.status_code, answer.json()["error"]) == (HTTPStatus.FORBIDDEN, "bad_login_code")
+        answer = somebody.post("/login-codes/token", json={"code": good})
+        assert (answer.status_code, answer.json()["error"]) == (HTTPStatus.TOO_MANY_REQUESTS, "too_many")
+        assert int(answer.headers["Retry-After"]) > 0
+        elsewhere = {"X-Forwarded-For": "192.0.2.7"}  # the proxy beside the server says so
+        answer = somebody.post("/login-codes/token", json={"code": good}, headers=elsewhere)
+        assert answer.status_code == HTTPStatus.CREATED, "what was refused for its address was not used up"
+        answer = somebody.post("/login-codes/token", json={"code": "a" * 70_000}, headers=elsewhere)
+        assert answer.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 
 
 def test_a_try_comes_back_with_time() -> None:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 
 from cloud.access.passwords import verify
@@ -17,6 +18,7 @@ from tests.cloud.homes import PRODUCT, Api
 from tests.cloud.visitors import client, token_of, visitor
 
 PASSWORD = "correct horse battery"
+DAY_MS = 86_400_000
 
 
 def names(api: Api, path: str) -> list[str]:
@@ -254,7 +256,10 @@ def test_a_login_code_is_good_once_and_for_five_minutes(store: Store, clock: Clo
     store.sessions.add_code("a" * 64, "ann")
     store.sessions.add_code("b" * 64, "ann")
     assert store.sessions.use_code("c" * 64) is None
-    assert [store.sessions.use_code("a" * 64) for _ in range(2)] == ["ann", None]
+    used = store.sessions.use_code("a" * 64)
+    assert used is not None
+    assert (used.person, used.until_ms) == ("ann", None)
+    assert store.sessions.use_code("a" * 64) is None
     clock.now += 300
     assert store.sessions.use_code("b" * 64) is None
 
@@ -270,5 +275,65 @@ def test_a_login_code_leads_to_the_console(api: Api) -> None:
     made = api("POST", "/login-codes", expect=201)
     assert made["url"] == f"http://api.test/login?code={made['code']}"
     assert made["code"] not in api.http.get("/audit").text
-    assert api.home.store.sessions.use_code(hash_token(made["code"])) == "operator"
+    used = api.home.store.sessions.use_code(hash_token(made["code"]))
+    assert used is not None
+    assert used.person == "operator"
     assert json.loads(api.http.get("/audit?newest=true&limit=1").text)[0]["action"] == "person.login_code_made"
+
+
+def redeem(api: Api, code: str, **more: object) -> httpx.Response:
+    """Log in as somebody does who has nothing but a code."""
+    with httpx.Client(base_url=api.http.base_url, trust_env=False) as stranger:
+        return stranger.post("/login-codes/token", json={"code": code} | more)
+
+
+def with_token(api: Api, text: str) -> httpx.Client:
+    headers = {"Authorization": f"Bearer {text}"}
+    return httpx.Client(base_url=api.http.base_url, headers=headers, trust_env=False)
+
+
+def test_a_login_code_is_exchanged_for_a_token_once(api: Api) -> None:
+    code = api("POST", "/login-codes", expect=201)["code"]
+    before_ms = time.time() * 1000
+    answer = redeem(api, code)
+    assert answer.status_code == 201, answer.text
+    made = answer.json()
+    assert made["text"].startswith("flt_")
+    assert (made["token"]["person"], made["token"]["role"], made["token"]["product"]) == ("operator", "admin", "*")
+    assert 29 * DAY_MS < made["token"]["expires_at_ms"] - before_ms < 31 * DAY_MS, "it ends, whoever asks"
+    with with_token(api, made["text"]) as mine:
+        me = mine.get("/me").json()
+    assert (me["name"], me["token"]) == ("operator", made["token"]["name"])
+    assert me["expires_at_ms"] == made["token"]["expires_at_ms"]
+    again = redeem(api, code)
+    assert (again.status_code, again.json()["error"]) == (403, "bad_login_code")
+    assert "Nobody was logged in" in again.json()["message"]
+
+
+def test_a_login_lives_for_ninety_days_at_most(api: Api) -> None:
+    code = api("POST", "/login-codes", expect=201)["code"]
+    for lifetime_s in (0, -1, 91 * 86_400, 1.5, "1", None):
+        assert redeem(api, code, lifetime_s=lifetime_s).status_code == 422, lifetime_s
+    assert redeem(api, code, lifetime_s=90 * 86_400).status_code == 201, "what is refused does not use it up"
+
+
+def test_what_comes_of_a_token_by_a_login_code_does_not_outlive_it(api: Api) -> None:
+    short = api("POST", "/tokens", {"name": "short", "lifetime_s": 3600}, expect=201)
+    ends_ms = short["token"]["expires_at_ms"]
+    with with_token(api, short["text"]) as mine:
+        codes = [mine.post("/login-codes").json()["code"] for _ in range(2)]
+    assert redeem(api, codes[0], lifetime_s=90 * 86_400).json()["token"]["expires_at_ms"] == ends_ms
+    used = api.home.store.sessions.use_code(hash_token(codes[1]))
+    assert used is not None
+    opened = api.home.store.sessions.open(
+        "7" * 64, "operator", "csrf", "127.0.0.1", lifetime_s=43_200, until_ms=used.until_ms
+    )
+    assert (opened.expires_at_ms, opened.until_ms) == (ends_ms, ends_ms)
+
+
+def test_nobody_logs_in_as_somebody_who_is_shut_out(api: Api) -> None:
+    api("POST", "/people", {"name": "eve", "grants": {PRODUCT: "viewer"}}, expect=201)
+    with with_token(api, api("POST", "/tokens", {"name": "eves", "person": "eve"}, expect=201)["text"]) as eve:
+        code = eve.post("/login-codes").json()["code"]
+    api("PATCH", "/people/eve", {"disabled": True})
+    assert redeem(api, code).status_code == 403

@@ -19,7 +19,7 @@ from tests.cloud.visitors import OTHER, routes_of
 
 READING = {"forecast_release", "check_plan", "find_same_release", "try_query"}
 """They are asked with a body, and change nothing."""
-NOT_THE_OPERATORS = {"renew", "enrol"}
+NOT_THE_OPERATORS = {"renew", "enrol", "redeem_login_code"}
 ON_EVIDENCE = {"roll_back", "promote_release", "take_turn_away"}
 """What takes a device that succeeded, or that has its turn; they are decided on and recorded as `create_release` is."""
 CHANNEL = {"product": PRODUCT, "group": "everyone", "component": "app"}
@@ -181,6 +181,20 @@ def test_an_enrolling_device_is_in_the_record_with_its_address_and_no_token(api:
     row = api("GET", "/audit", params={"newest": "true", "limit": 1})[0]
     assert row["action"] == "device.enrolled"
     assert row["origin"] == {"address": "127.0.0.1", "via": "api", "request": answer.headers[REQUEST_ID]}
+
+
+def test_who_logs_in_with_a_code_is_in_the_record_with_their_address_and_the_token_is_their_own(api: Api) -> None:
+    code = api("POST", "/login-codes", expect=201)["code"]
+    with httpx.Client(base_url=api.http.base_url, trust_env=False) as stranger:
+        answer = stranger.post("/login-codes/token", json={"code": code}, headers={"User-Agent": f"{CLI_AGENT}/1"})
+    assert answer.status_code == 201, answer.text
+    row = api("GET", "/audit", params={"newest": "true", "limit": 1})[0]
+    assert (row["action"], row["actor"]) == ("token.added", "operator")
+    assert row["subject"] == f"token/{answer.json()['token']['name']}"
+    assert row["origin"] == {"address": "127.0.0.1", "via": "cli", "request": answer.headers[REQUEST_ID]}
+    said = api.http.get("/audit").text
+    assert code not in said
+    assert answer.json()["text"] not in said
 
 
 @pytest.mark.parametrize("asked", ["", "a b", "x" * 65, "ü", "a;b", "<script>"])

@@ -16,8 +16,8 @@ from tests.cloud.homes import PRODUCT, Api, OpenHome, open_home, serve_api
 from tests.cloud.visitors import OTHER, Route, add_product, join, routes_of, token_of, visitor
 
 VIEWER, OPERATOR, MANAGER, ADMIN = Role.VIEWER, Role.OPERATOR, Role.RELEASE_MANAGER, Role.ADMIN
-WITHOUT_TOKEN: Final = {"show_trust", "enrol", "renew", "live", "ready"}
-"""What devices come to with a token of their own, and probes."""
+WITHOUT_TOKEN: Final = {"show_trust", "enrol", "renew", "live", "ready", "redeem_login_code"}
+"""What devices come to with a token of their own and people with a code, and probes."""
 EVERYBODY: Final = {"show_system", "show_me", "list_tokens", "create_token", "create_login_code"}
 SERVER: Final = {
     VIEWER: {"list_audit", "show_audit_head", "verify_audit", "export_audit", "show_metrics", "list_authorities"}

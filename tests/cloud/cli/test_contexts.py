@@ -64,6 +64,49 @@ def test_the_token_is_read_from_standard_input(office: Office) -> None:
     assert call("product", "list", "-o", "name").out == f"{PRODUCT}\n"
 
 
+def test_a_code_that_is_good_once_logs_in_on_another_machine(office: Office, config: Path) -> None:
+    link = office.call("console").out
+    said = call("login", url_of(office), "--name", "coded", "--code", "--expires", "2d", typed=link)
+    assert re.search(r"You are logged in until \S+ \S+, as the token login-[0-9a-f]{8}\.", said.out)
+    kept = config / "contexts" / "coded.token"
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert kept.read_text().startswith("flt_")
+    assert kept.read_text().strip() not in said.out + said.err
+    assert call("product", "list", "-o", "name").out == f"{PRODUCT}\n"
+    again = call("login", url_of(office), "--name", "coded", "--code", typed=link, expect=4)
+    assert "was used already, or is older than five minutes" in again.err
+    assert call("product", "list", "-o", "name").out == f"{PRODUCT}\n", "the login before is as good as it was"
+    call("logout", "--revoke", "--yes")
+    code = office.json("console")["code"]
+    answer = call("login", url_of(office), "--name", "coded", "--code", "-o", "json", typed=f"{code}\n").json
+    assert answer["person"] == "operator"
+    assert answer["expires_at_ms"] > 0
+
+
+@pytest.mark.parametrize("typed", ["", "\n", "too-short", "flt_ a b", "https://ota.example/login?code="])
+def test_what_is_no_login_code_is_not_sent(office: Office, typed: str) -> None:
+    said = call("login", url_of(office), "--code", typed=typed, expect=4).err
+    assert "that is no login code. Nothing was changed" in said
+
+
+def test_a_code_is_no_argument_and_no_second_way_in(office: Office) -> None:
+    assert "unexpected extra argument" in call("login", url_of(office), "--code", "a" * 43, expect=2).err
+    said = call("login", url_of(office), "--code", "--token-file", token_of(office), expect=2).err
+    assert "two ways to log in" in said
+    assert "--expires goes with --code" in call("login", url_of(office), "--expires", "1d", expect=2).err
+
+
+def test_a_login_that_cannot_be_kept_leaves_no_token_behind(office: Office, config: Path) -> None:
+    config.parent.mkdir(exist_ok=True)
+    config.write_text("no directory")
+    code = office.json("console")["code"]
+    before = {it["name"] for it in office.json("api-token", "list", "--all")}
+    assert "could not be written" in call("login", url_of(office), "--code", typed=code, expect=1).err
+    (made,) = [it for it in office.json("api-token", "list", "--all") if it["name"] not in before]
+    assert made["name"].startswith("login-")
+    assert made["revoked_at_ms"], "nobody has it"
+
+
 def test_a_server_that_does_not_know_the_token_leaves_nothing(office: Office, tmp_path: Path, config: Path) -> None:
     wrong = tmp_path / "wrong"
     wrong.write_text("flt_wrong\n")
@@ -214,6 +257,9 @@ def test_a_server_is_known_by_the_sha256_that_somebody_told(secured: Office) -> 
     assert "another authority" in call("login", url, *words, "--ca-sha256", wrong, expect=4).err
     assert "64 hexadecimal digits" in call("login", url, *words, "--ca-sha256", "abc", expect=2).err
     call("login", url, *words, "--ca-sha256", shown[0])
+    said = call("console")
+    assert f"have it import {Contexts.of_user().directory}" in said.err, "browsers do not know the authority either"
+    assert said.out.startswith(f"https://127.0.0.1:{secured.port}/login?code=")
     assert call("product", "list", "-o", "name").out == f"{PRODUCT}\n"
 
 
