@@ -120,6 +120,12 @@ class Gathering:
         self._kind_of.append(kind)
         self._last_seen.append(NEVER if last_seen_at_ms is None else last_seen_at_ms)
 
+    def add_all(self, device_ids: Sequence[str], kinds: Sequence[int], last_seen_at_ms: Sequence[int | None]) -> None:
+        """Take many devices, each of its kind."""
+        self._device_ids.extend(device_ids)
+        self._kind_of.extend(kinds)
+        self._last_seen.extend([NEVER if it is None else it for it in last_seen_at_ms])
+
     def cohorts(self) -> Cohorts:
         """Return what was gathered."""
         return Cohorts(

@@ -11,6 +11,7 @@ from cloud.fleet import DeviceFilter, DeviceView, FleetView, OtaStatus, OtaView,
 from cloud.models import ChannelRow, ComponentRow, DeviceRow, FirmwareRow, OtaRow, PinRow
 from cloud.planner import components_of
 from cloud.store import device_lists
+from cloud.store.assigned import assignments
 from cloud.store.audit import audit
 from cloud.store.device_views import device_views, pin_view
 from cloud.store.dynamic_groups import follow_facts
@@ -19,7 +20,7 @@ from cloud.store.errors import ConflictError, NotFoundError
 from cloud.store.groups import add_to_groups
 from cloud.store.lookup import batches, checking, device_row, firmware_row, group_row, ota_row, product_row
 from cloud.store.otas import close, ota_view, tell
-from cloud.store.situations import assignments, channels_of, floors_of, ids_of, situations
+from cloud.store.situations import channels_of, floors_of, ids_of, situations
 from protocol.down import Desired
 from protocol.identity import check_id
 from protocol.manifest import ANY_HARDWARE

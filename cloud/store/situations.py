@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Column, Text, cast, inspect
+from sqlalchemy import Column, Select, Text, cast, inspect
 from sqlalchemy import select as select_columns
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 from sqlmodel import Session, col, select
-from sqlmodel.sql.expression import SelectOfScalar
 
 from cloud.cohorts import Cohorts, Gathering
 from cloud.fleet import DeviceSituation
@@ -21,34 +20,32 @@ from cloud.models import (
     DeviceRow,
     FirmwareRow,
     FloorRow,
-    GroupRow,
     MembershipRow,
     OtaRow,
-    PinRow,
-    ProductRow,
     ReleaseRow,
     Row,
 )
-from cloud.rollout_models import RedundancyMemberRow, TurnRow
 from cloud.shadowing import notice_releases
+from cloud.store.assigned import Assigned, DeviceIds
+from cloud.store.json_texts import JsonTexts
 from cloud.store.lookup import firmware_ref
 from protocol.codec import structure
-from protocol.down import NoticeRelease, Ota
+from protocol.down import NoticeRelease
 from protocol.facts import DeviceFacts
 from protocol.identity import EVERYONE
 from protocol.phases import Outcome, Phase
 from protocol.schedule import Terms
 from protocol.selection import Assignment, Channels
 from protocol.up import Availability, Pending
-from protocol.values import ComponentState, FirmwareRef, Urgency
+from protocol.values import ComponentState, Urgency
 
-DeviceIds = SelectOfScalar[str]
-"""A query for the ids of devices, which the queries about these devices contain."""
-
+__all__ = ["NO_SUCCESS", "DeviceIds", "as_noticed", "channels_of", "floors_of", "ids_of", "situations"]
 Components = Mapping[str, ComponentState]
 _STREAMED: Final[Mapping[str, Any]] = {"yield_per": 10_000}
 _SAID: Final = ("phase", "availability", "pending", "failed", "declined")
 _NONE: Final[Mapping[str, int]] = {}
+Failures = Mapping[str, Mapping[str, int]]
+_NOBODY: Final[Failures] = {}
 NO_SUCCESS: Final = (Outcome.FAILED.value, Outcome.ROLLED_BACK.value)
 
 
@@ -69,65 +66,123 @@ def situations(session: Session, product: str, ids: DeviceIds) -> Cohorts:
     """Return a product's devices, by id, as selection and planner see them; a million of them fit into memory."""
     session.flush()  # rows are read below the session, which would do it by itself
     gathering = Gathering()
-    kinds, failures = _Kinds(gathering, floors_of(session, product)), _failures(session, ids)
-    states, assigned = _States(session, ids), _Assigned(session, product, ids)
-    device, said = _columns(DeviceRow), _columns(DeviceRow)["state"]
-    query = (
-        select_columns(
-            *(
-                device[name]
-                for name in ("id", "last_seen_at_ms", "hardware_model", "agent_version", "online", "timezone")
-            ),
-            *(cast(said[name], Text) for name in _SAID),
+    assigned = Assigned(session, product, ids)
+    kinds = _Kinds(gathering, floors_of(session, product), assigned, lambda: _failures(session, ids))
+    plain, own = kinds.plain, assigned.own
+    found = session.connection().execute(_said_by(JsonTexts.of(session), ids))
+    for rows in found.partitions():
+        device_ids, last_seen, texts = zip(*rows, strict=True)
+        numbers = map(plain.get, texts)
+        gathering.add_all(
+            device_ids,
+            [
+                kinds.number(device_id, said) if number is None or device_id in own else number
+                for device_id, said, number in zip(device_ids, texts, numbers, strict=True)
+            ],
+            last_seen,
         )
-        .where(device["id"].in_(ids))
-        .order_by(device["id"])
-        .execution_options(**_STREAMED)
-    )
-    for device_id, last_seen_at_ms, *row in session.connection().execute(query):
-        failed = failures.get(device_id, _NONE)
-        number = kinds.number(row, states.of(device_id), assigned.of(device_id), failed)
-        gathering.add(device_id, number, last_seen_at_ms)
     return gathering.cohorts()
+
+
+def _said_by(json_texts: JsonTexts, ids: DeviceIds) -> Select[Any]:
+    """Return the query for devices' ids, when they were heard last, and one text that devices which are alike share."""
+    device, of, groups = _columns(DeviceRow), _columns(ComponentRow), _columns(MembershipRow)
+    runs = json_texts.array(
+        *(of[name] for name in ("component", "version", "build", "digest", "data_schema", "requires"))
+    )
+    said = json_texts.array(
+        *(device[name] for name in ("hardware_model", "agent_version", "online", "timezone")),
+        json_texts.picked(device["state"], *_SAID),
+        select_columns(json_texts.gathered(runs)).where(of["device_id"] == device["id"]).scalar_subquery(),
+        select_columns(json_texts.gathered(groups["group_name"]))
+        .where(groups["device_id"] == device["id"])
+        .scalar_subquery(),
+    )
+    query = ids.with_only_columns(device["id"], device["last_seen_at_ms"], cast(said, Text), maintain_column_froms=True)
+    return query.order_by(device["id"]).execution_options(**_STREAMED)
 
 
 class _Kinds:
     """The kinds of devices seen so far, by what their rows say: what was said in the same words is read once."""
 
-    def __init__(self, gathering: Gathering, floors: Mapping[str, int]) -> None:
-        self._gathering, self._floors = gathering, floors
+    def __init__(
+        self,
+        gathering: Gathering,
+        floors: Mapping[str, int],
+        assigned: Assigned,
+        failures: Callable[[], Failures],
+    ) -> None:
+        self._gathering, self._floors, self._assigned = gathering, floors, assigned
+        self._ask_failures, self._failures = failures, _NOBODY
+        self.plain: dict[str, int] = {}
+        """The kinds of devices that have nothing of their own, beside what their rows say."""
         self._numbers: dict[object, int] = {}
+        self._components: dict[str, Components] = {}
 
-    def number(
-        self, row: Sequence[Any], components: Components, assignment: Assignment, failures: Mapping[str, int]
-    ) -> int:
-        """Return the number of the kind of a device whose row says this of it."""
-        key = (*row, id(components), id(assignment), *failures.items())
+    def number(self, device_id: str, text: str) -> int:
+        """Return the number of the kind of a device whose rows say this of it."""
+        *row, said, runs, groups = json.loads(text)
+        words = {name: value for name, value in zip(_SAID, said or (), strict=False) if value is not None}
+        assignment = self._assigned.of(device_id, groups or ())
+        failed = self._failed(device_id) if words.get("failed") else _NONE
+        key = (text, id(assignment), *failed.items())
         number = self._numbers.get(key)
         if number is None:
-            model, agent_version, online, timezone, *texts = row
-            words = {name: json.loads(text) for name, text in zip(_SAID, texts, strict=True) if text is not None}
-            said = {name: value for name, value in words.items() if value is not None}
-            facts = DeviceFacts(
-                device_id="",
-                hardware_model=model,
-                agent_version=agent_version,
-                components=components,
-                failed={digest: failures.get(digest, 0) for digest in said.get("failed", ())},
-                floors=self._floors,
-                declined=frozenset(said.get("declined", ())),
-            )
-            device = DeviceSituation(
-                facts=facts,
-                assignment=assignment,
-                online=online,
-                phase=Phase(said.get("phase", Phase.IDLE)),
-                availability=structure(said.get("availability", {}), Availability),
-                pending=tuple(structure(item, Pending) for item in said.get("pending", ())),
-                timezone=timezone,
-            )
-            number = self._numbers[key] = self._gathering.kind(device)
+            number = self._numbers[key] = self._gathering.kind(self._device(row, words, runs or (), assignment, failed))
+        if not words.get("failed") and device_id not in self._assigned.own:
+            self.plain[text] = number
         return number
+
+    def _failed(self, device_id: str) -> Mapping[str, int]:
+        """Return which digests failed on a device; the database is asked for all of them when there is one."""
+        if self._failures is _NOBODY:
+            self._failures = self._ask_failures()
+        return self._failures.get(device_id, _NONE)
+
+    def _device(
+        self,
+        row: Sequence[Any],
+        words: Mapping[str, Any],
+        runs: Sequence[Sequence[Any]],
+        assignment: Assignment,
+        failed: Mapping[str, int],
+    ) -> DeviceSituation:
+        model, agent_version, online, timezone = row
+        facts = DeviceFacts(
+            device_id="",
+            hardware_model=model,
+            agent_version=agent_version,
+            components=self._running(runs),
+            failed={digest: failed.get(digest, 0) for digest in words.get("failed", ())},
+            floors=self._floors,
+            declined=frozenset(words.get("declined", ())),
+        )
+        return DeviceSituation(
+            facts=facts,
+            assignment=assignment,
+            online=bool(online),
+            phase=Phase(words.get("phase", Phase.IDLE)),
+            availability=structure(words.get("availability", {}), Availability),
+            pending=tuple(structure(item, Pending) for item in words.get("pending", ())),
+            timezone=timezone,
+        )
+
+    def _running(self, runs: Sequence[Sequence[Any]]) -> Components:
+        """Return what a device runs; equal states are one object."""
+        key = json.dumps(sorted(runs, key=lambda it: str(it[0])))
+        if key not in self._components:
+            self._components[key] = {
+                component: ComponentState(
+                    component=component,
+                    version=version,
+                    build=build,
+                    digest=digest,
+                    requires=json.loads(requires) if isinstance(requires, str) else requires,
+                    data_schema=data_schema,
+                )
+                for component, version, build, digest, data_schema, requires in json.loads(key)
+            }
+        return self._components[key]
 
 
 def channels_of(session: Session, product: str, groups: Sequence[str] | None = None) -> Channels:
@@ -163,117 +218,10 @@ def as_noticed(release: ReleaseRow, firmware: FirmwareRow) -> NoticeRelease:
     )
 
 
-def assignments(session: Session, product: str, ids: DeviceIds) -> dict[str, Assignment]:
-    """Return what was decided for each of these devices."""
-    session.flush()
-    assigned = _Assigned(session, product, ids)
-    return {device_id: assigned.of(device_id) for device_id in session.exec(ids.order_by(col(DeviceRow.id))).all()}
-
-
-class _Assigned:
-    """What was decided for devices, who are asked about by id, ascending; equal decisions are one object."""
-
-    def __init__(self, session: Session, product: str, ids: DeviceIds) -> None:
-        row = session.get(ProductRow, product)
-        self._ota_enabled, self._base_only = row is not None and row.ota_enabled, row is not None and row.base_only
-        takers = select(RedundancyMemberRow.device_id).where(col(RedundancyMemberRow.device_id).in_(ids))
-        turns = select(TurnRow).where(col(TurnRow.device_id).in_(ids), col(TurnRow.taken_away).is_(False))
-        self._takers = set(session.exec(takers))
-        self._turns = {it.device_id: it.attempt_id for it in session.exec(turns)}
-        refs: dict[int, FirmwareRef] = {}
-        self._pins: dict[str, list[FirmwareRef]] = defaultdict(list)
-        for pin in session.exec(select(PinRow).where(col(PinRow.device_id).in_(ids)).order_by(col(PinRow.component))):
-            self._pins[pin.device_id].append(_ref(session, refs, pin.firmware_id))
-        self._otas = _otas(session, ids, refs)
-        ranks = select(GroupRow.name, GroupRow.rank).where(col(GroupRow.product) == product)
-        self._ranks = {name: (rank, name) for name, rank in session.exec(ranks)}
-        of = _columns(MembershipRow)
-        memberships = (
-            select_columns(of["device_id"], of["group_name"])
-            .where(of["device_id"].in_(ids))  # not of the product, too: for one device all of its members were read
-            .order_by(of["device_id"])
-            .execution_options(**_STREAMED)
-        )
-        self._groups = _Merged(session.connection().execute(memberships))
-        self._known: dict[object, Assignment] = {}
-
-    def of(self, device_id: str) -> Assignment:
-        """Return what was decided for a device."""
-        groups = tuple(row[1] for row in self._groups.of(device_id))
-        if len(groups) > 1:
-            groups = tuple(sorted(groups, key=self._ranks.__getitem__))
-        pins, otas = self._pins.get(device_id), self._otas.get(device_id)
-        takes_turns, turn = device_id in self._takers, self._turns.get(device_id, "")
-        key = device_id if pins or otas else (groups, takes_turns, turn)
-        if key not in self._known:
-            self._known[key] = Assignment(
-                groups=(*groups, EVERYONE),
-                pins=tuple(pins or ()),
-                otas=tuple(otas or ()),
-                ota_enabled=self._ota_enabled,
-                base_only=self._base_only,
-                takes_turns=takes_turns,
-                turn=turn,
-            )
-        return self._known[key]
-
-
-class _Merged:
-    """Rows by their first column, which is a device's id, ascending; asked for by the same ids in the same order."""
-
-    def __init__(self, rows: Iterable[Sequence[Any]]) -> None:
-        self._rows = iter(rows)
-        self._next: Sequence[Any] | None = next(self._rows, None)
-
-    def of(self, device_id: str) -> list[Sequence[Any]]:
-        """Return the rows of a device."""
-        found = []
-        while self._next is not None and self._next[0] == device_id:
-            found.append(self._next)
-            self._next = next(self._rows, None)
-        return found
-
-
 def floors_of(session: Session, product: str) -> dict[str, int]:
     """Return a product's floors by component."""
     rows = session.exec(select(FloorRow).where(col(FloorRow.product) == product).order_by(col(FloorRow.component)))
     return {row.component: row.minimum_seq for row in rows}
-
-
-class _States:
-    """What devices run, who are asked about by id, ascending; equal states are one object."""
-
-    def __init__(self, session: Session, ids: DeviceIds) -> None:
-        of = _columns(ComponentRow)
-        query = (
-            select_columns(
-                *(of[name] for name in ("device_id", "component", "version", "build", "digest", "data_schema")),
-                cast(of["requires"], Text),
-            )
-            .where(of["device_id"].in_(ids))
-            .order_by(of["device_id"])
-            .execution_options(**_STREAMED)
-        )
-        self._rows = _Merged(session.connection().execute(query))
-        self._known: dict[object, Components] = {}
-
-    def of(self, device_id: str) -> Components:
-        """Return what a device runs."""
-        rows = self._rows.of(device_id)
-        key = tuple(row[1:] for row in rows)
-        if key not in self._known:
-            self._known[key] = {
-                component: ComponentState(
-                    component=component,
-                    version=version,
-                    build=build,
-                    digest=digest,
-                    requires=json.loads(requires),
-                    data_schema=data_schema,
-                )
-                for component, version, build, digest, data_schema, requires in key
-            }
-        return self._known[key]
 
 
 def _failures(session: Session, ids: DeviceIds) -> dict[str, dict[str, int]]:
@@ -295,29 +243,3 @@ def _columns(row: type[Row]) -> ReadOnlyColumnCollection[str, Column[Any]]:
     """Return a table's columns: rows of them come without the cost of objects."""
     columns: ReadOnlyColumnCollection[str, Column[Any]] = inspect(row).local_table.columns
     return columns
-
-
-def _otas(session: Session, ids: DeviceIds, refs: dict[int, FirmwareRef]) -> dict[str, list[Ota]]:
-    query = (
-        select(OtaRow)
-        .where(col(OtaRow.device_id).in_(ids), col(OtaRow.in_force).is_(True))
-        .order_by(col(OtaRow.decision).desc())
-    )
-    found: dict[str, list[Ota]] = defaultdict(list)
-    for row in session.exec(query):
-        found[row.device_id].append(
-            Ota(
-                ota_id=row.id,
-                order=row.decision,
-                firmware=_ref(session, refs, row.firmware_id),
-                urgency=Urgency(row.urgency),
-                forced=row.forced,
-            )
-        )
-    return found
-
-
-def _ref(session: Session, refs: dict[int, FirmwareRef], firmware_id: int) -> FirmwareRef:
-    if firmware_id not in refs:
-        refs[firmware_id] = firmware_ref(session.get_one(FirmwareRow, firmware_id))
-    return refs[firmware_id]
