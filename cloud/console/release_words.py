@@ -138,7 +138,7 @@ def _silence(gate: SilenceGate, page: RolloutPage) -> GateWords:
         share = min(1.0, max(0.0, known.evidence / known.bound)) if known.bound else None
     return GateWords(
         name="Silence",
-        stops=f"devices that took it go quiet for {lasting(gate.quiet_after_s)} {ratio}{cap}",
+        stops=f"devices that took it go quiet for {lasting(gate.quiet_after_s)}, {ratio}{cap}",
         then=then_words(gate.then),
         evidence=said,
         share=share,

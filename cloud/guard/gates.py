@@ -257,7 +257,7 @@ def _reasons(strata: Iterable[StratumEvidence], count: _Count) -> str:
     found: Counter[Fingerprint] = Counter()
     for it in strata:
         found.update(it.failures)
-    words = [f"{it.reason} in {it.phase}: {count}" for it, count in found.most_common(MAX_NAMED)]
+    words = [f"{it.reason} in {it.phase}: {count}".replace("_", " ") for it, count in found.most_common(MAX_NAMED)]
     in_all = "in all, " if found.total() > count.failed else ""
     return f" ({in_all}{', '.join(words)})" if words else ""
 

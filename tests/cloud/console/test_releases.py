@@ -85,7 +85,7 @@ def test_phases_and_gates_tell_what_they_know(api: Api) -> None:
         said = " ".join(it.get_text(" ", strip=True) for it in page.soup.select(".gates li"))
         assert "1 % is tolerable, 10 % is not, or at 4 failures" in said
         assert "1 of 1 that came to an end failed" in said
-        assert "go quiet for 2 h 3 times as often as others" in said
+        assert "go quiet for 2 h, 3 times as often as others" in said
         assert "temperature above 80" in said
         assert "crashes above 2" in said
         assert table(page, "Failures by fingerprint") == [["proving", "health failed", "raspberrypi4", "1.0.0", "1"]]

@@ -155,7 +155,7 @@ def test_failures_stop_when_they_speak_loudly_enough(failed: int, stops: bool) -
     verdict = look(seen(of(failed=failed, under_way=2)), at_ms=1)
     assert (verdict.standing.status is Status.STOPPED_BY_GATE) is stops
     if stops:
-        assert "3 of 5 devices that began it failed (health_failed in proving: 3)" in verdict.why
+        assert "3 of 5 devices that began it failed (health failed in proving: 3)" in verdict.why
         assert coverage(POLICY, verdict.standing).terms.paused
 
 
