@@ -91,6 +91,31 @@
     if (!zone.value) zone.value = Intl.DateTimeFormat().resolvedOptions().timeZone || "UTC";
   }
 
+  // A mistake is told beside its field, too: the one that holds what the sentence quotes, or that it begins with.
+  function blamed(sentence) {
+    const quoted = [...sentence.matchAll(/'([^']+)'/g)].map((found) => found[1]);
+    const begins = sentence.toLowerCase().replace(/^the /, "");
+    const typed = (field) => field.value.trim();
+    const fields = [...document.querySelectorAll("main form[method=post] :is(input, textarea, select)")].filter(
+      (field) => !field.matches("[type=hidden], [type=checkbox], [type=radio], [readonly]") && typed(field) !== "",
+    );
+    return fields.find((field) => quoted.includes(typed(field)))
+      || fields.find((field) => typed(field).split(/[\s,]+/).some((word) => quoted.includes(word)))
+      || fields.find((field) => [typed(field).toLowerCase(), field.name.replaceAll("_", " ")].some((said) => begins.startsWith(said + " ") || begins.startsWith(said + ":")));
+  }
+  for (const banner of document.querySelectorAll("main > .banner.bad[role=alert]")) {
+    const field = blamed(banner.textContent.trim());
+    if (!field) continue;
+    const mistake = document.createElement("p");
+    mistake.className = "mistake";
+    mistake.id = "mistake-" + field.name;
+    mistake.textContent = banner.firstChild.textContent.trim() || banner.textContent.trim();
+    field.after(mistake);
+    field.setAttribute("aria-invalid", "true");
+    field.setAttribute("aria-describedby", [mistake.id, field.getAttribute("aria-describedby")].filter(Boolean).join(" "));
+    field.focus();
+  }
+
   localTimes(document);
 })();
 
