@@ -27,6 +27,9 @@ PAGES = (
     *("/", "/products", "/products/thermostat", "/products/thermostat/app/everyone"),
     *("/products/thermostat/app/everyone/release", "/releases/*", "/releases/*/edit", "/releases/*/rollback"),
     *("/devices", "/devices?text=device-09", "/devices?online=false&version=2.0.0"),
+    *(f"/devices?trouble={it}" for it in ("taken_back", "failed", "rolled_back", "refused", "certificate", "blocked")),
+    *(f"/devices?{it}" for it in ("trouble=quiet", "trouble=held", "trouble=turn", "waits=declined", "refused=true")),
+    *(f"/devices?certificate={it}" for it in ("none", "good", "expires_soon", "expired", "revoked")),
     *("/devices?after=device-050000", "/devices/device-050000", "/groups", "/groups/thermostat/site-01"),
     *("/firmware", "/firmware/thermostat/app/2.0.0", "/enrolment", "/people", "/audit", "/settings/webhooks"),
 )

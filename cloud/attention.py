@@ -81,14 +81,15 @@ class Need:
 class ProductNumbers:
     """A product's devices: how many there are, are connected, and have been away for long.
 
-    `failures` are devices whose newest attempt at some component did not succeed, by reason; `versions` by component
-    and version how many devices run it and how many of those are connected.
+    `failed` are devices whose newest attempt at some component did not succeed, `failures` the same by reason (one may
+    be there for two); `versions` by component and version how many devices run it, and how many of those are connected.
     """
 
     product: str
     devices: int
     online: int
     quiet: int
+    failed: int
     failures: Mapping[str, int]
     versions: Mapping[str, Mapping[str, tuple[int, int]]]
 

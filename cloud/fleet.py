@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from cloud.attention import Trouble
 from cloud.values import ChannelKey
 from protocol.down import Ack, Desired
 from protocol.facts import DeviceFacts
-from protocol.phases import Outcome, Phase, Reason
+from protocol.phases import Outcome, Phase, Reason, Wait
 from protocol.selection import Assignment, Channels
 from protocol.up import Availability, Pending, Progress
 from protocol.values import ComponentState, FirmwareRef, Urgency, Via
@@ -75,6 +76,19 @@ class RefusedMessage:
 
 
 ANY_REASON: Final = "any"
+NO_REASON: Final = "none"
+
+
+class CertificateStanding(StrEnum):
+    """How the newest certificate of a device stands."""
+
+    NONE = "none"
+    GOOD = "good"
+    """It ends later than EXPIRES_SOON_MS from now."""
+    EXPIRES_SOON = "expires_soon"
+    """Within two weeks: it should have been renewed."""
+    EXPIRED = "expired"
+    REVOKED = "revoked"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,10 +96,12 @@ class DeviceFilter:
     """Which devices: every field that is not None must match. Ordered by id; `after` is the last id of the page before.
 
     `products` are those that whoever asks may look at. `version` is of `component` (of any component if that is None).
-    `text` is somewhere in the id. `held`: its application holds updates back now. `failed`: its
-    newest attempt at some component did not succeed, for that reason or, with ANY_REASON, for whichever. `quiet_for_s`:
-    it is away, was last heard so long ago, and is not revoked. `locked`: to a version of some component. `decision`: one
-    decision for many changed it, by the number of its row in the audit.
+    `text` is somewhere in the id. `held`: its application holds updates back now. `failed`: its newest attempt at some
+    component did not succeed, for that reason, for whichever (ANY_REASON), or for none that it told (NO_REASON).
+    `quiet_for_s`: it is away, was last heard so long ago, and is not revoked. `locked`: to a version of some component.
+    `decision`: one decision for many changed it, by the number of its row in the audit. `waits`: something waits on it,
+    for that reason. `trouble`: it needs somebody, for that reason; the store does not know who is REFUSED (`among` has
+    the ids), nor from when on one is QUIET (`quiet_for_s` says it). `refused`: it refused something that it was sent.
     """
 
     product: str | None = None
@@ -104,6 +120,11 @@ class DeviceFilter:
     locked: bool | None = None
     revoked: bool | None = None
     decision: int | None = None
+    waits: Wait | None = None
+    trouble: Trouble | None = None
+    certificate: CertificateStanding | None = None
+    refused: bool | None = None
+    among: tuple[str, ...] | None = None
     after: str | None = None
     limit: int = 1000
 

@@ -99,6 +99,7 @@ class DeviceRow(Row, table=True):
     state_seq: int = Field(default=-1, sa_type=BigInteger)
     state: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
     has_pending: bool = False
+    has_refused: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
     held_until_ms: int | None = Field(default=None, sa_type=BigInteger)
     last_seen_at_ms: int | None = Field(default=None, sa_type=BigInteger)
     registered_at_ms: int = Field(sa_type=BigInteger)

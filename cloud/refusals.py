@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
+from cloud.attention import REFUSED_LATELY_MS
 from cloud.fleet import RefusedMessage
 
 MAX_DEVICES: Final = 1000
@@ -66,6 +67,11 @@ class Refusals:
         """Return what was refused by device (or topic, where that names none), as `of` does for one."""
         with self._lock:
             return {who: tuple(reversed(kept.values())) for who, kept in self._devices.items()}
+
+    def lately(self, now_ms: int) -> Mapping[str, RefusedMessage]:
+        """Return the last refusal of each device (or topic) that had one within REFUSED_LATELY_MS."""
+        newest = {who: refused[0] for who, refused in self.all().items() if refused}
+        return {who: last for who, last in newest.items() if last.last_at_ms > now_ms - REFUSED_LATELY_MS}
 
     def _keep(self, who: str, kind: str, code: str, sentence: str, at_ms: int) -> bool:
         kept = self._devices.setdefault(who, {})

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from cloud.attention import MAX_NAMED, REFUSED_LATELY_MS, DeviceInNeed, Need, ProductNumbers, Survey, Trouble
+from cloud.attention import MAX_NAMED, DeviceInNeed, Need, ProductNumbers, Survey, Trouble
 from cloud.changes import Changes
 from cloud.refusals import Refusals
 from cloud.store.samples import Counts
@@ -85,14 +85,16 @@ class Surveying:
 
     def _count(self) -> Survey:
         store, counted_at_ms = self._store, int(self._now() * 1000)
-        counts, failures = store.samples.count(), store.attention.failures()
+        counts, failures, failed = store.samples.count(), store.attention.failures(), store.attention.failed()
         needs = (*store.attention.needs(quiet_after_ms=self._quiet_after_ms), *self._refused(counted_at_ms))
         order = list(Trouble)
         quiet = {need.product: need.count for need in needs if need.trouble is Trouble.QUIET}
         return Survey(
             counted_at_ms=counted_at_ms,
             products={
-                product: _numbers(product, count, quiet.get(product, 0), failures.get(product, {}))
+                product: _numbers(
+                    product, count, quiet.get(product, 0), failed.get(product, 0), failures.get(product, {})
+                )
                 for product, count in sorted(counts.items())
             },
             needs=tuple(sorted(needs, key=lambda it: (order.index(it.trouble), it.product))),
@@ -100,11 +102,7 @@ class Surveying:
 
     def _refused(self, now_ms: int) -> list[Need]:
         """Return whose messages were refused lately; who is not known here has no product, and an empty one."""
-        said = {
-            who: refused[0]
-            for who, refused in self._refusals.all().items()
-            if refused and refused[0].last_at_ms > now_ms - REFUSED_LATELY_MS
-        }
+        said = self._refusals.lately(now_ms)
         known = self._store.attention.products_of(list(said))
         by_product: dict[str, list[DeviceInNeed]] = {}
         for who, last in sorted(said.items(), key=lambda it: -it[1].last_at_ms):
@@ -118,12 +116,18 @@ class Surveying:
         ]
 
 
-def _numbers(product: str, counts: Counts, quiet: int, failures: Mapping[str, int]) -> ProductNumbers:
+def _numbers(product: str, counts: Counts, quiet: int, failed: int, failures: Mapping[str, int]) -> ProductNumbers:
     devices, online = counts.get(("", ""), (0, 0))
     versions: dict[str, dict[str, tuple[int, int]]] = {}
     for (component, version), count in counts.items():
         if component:
             versions.setdefault(component, {})[version] = count
     return ProductNumbers(
-        product=product, devices=devices, online=online, quiet=quiet, failures=failures, versions=versions
+        product=product,
+        devices=devices,
+        online=online,
+        quiet=quiet,
+        failed=failed,
+        failures=failures,
+        versions=versions,
     )

@@ -76,7 +76,7 @@ def change_devices(server: Server, caller: CallerDep, body: BulkChange) -> BulkA
     It is answered when it is done. The same again changes nothing: whoever lost the answer may ask once more.
     """
     find_product(server.store, body.product)
-    order, where = _order(server, body), _where(body)
+    order, where = _order(server, body), _where(server, body)
     whom = tuple(sorted(set(body.devices))) if where is None else where
     if body.dry_run:
         return _answer(server.store.bulk.forecast(order, whom))
@@ -106,7 +106,7 @@ def _order(server: Backend, body: BulkChange) -> BulkOrder:
     )
 
 
-def _where(body: BulkChange) -> DeviceFilter | None:
+def _where(server: Backend, body: BulkChange) -> DeviceFilter | None:
     """Return where the devices are found, if they are not named."""
     if bool(body.devices) == (body.where is not None):
         raise InvalidError("name the devices, or say where they are found: one of the two; nothing was changed")
@@ -116,7 +116,7 @@ def _where(body: BulkChange) -> DeviceFilter | None:
         looked_for = f"{body.where.product!r:.80} is looked for"
         raise ConflictError(f"it is about {body.product}, and {looked_for}; nothing was changed")
     asked = body.where.model_copy(update={"product": body.product})
-    return filter_of(asked, products=frozenset({body.product}))
+    return filter_of(server, asked, products=frozenset({body.product}))
 
 
 def _answer(outcome: BulkOutcome) -> BulkAnswer:

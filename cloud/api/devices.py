@@ -11,10 +11,11 @@ from cloud.api.backend import Actor, Backend, CallerDep, Server
 from cloud.api.device_lists import MAX_LISTED_ATTRIBUTES, MAX_PAGE, MAX_QUIET_S, Which, filter_of
 from cloud.api.documents import DevicePage, Lock, NewDevice
 from cloud.api.naming import check_filter, find_device, find_firmware, find_group, find_product
-from cloud.fleet import AttemptFilter, AttemptView, DeviceView, PinView
+from cloud.attention import Trouble
+from cloud.fleet import AttemptFilter, AttemptView, CertificateStanding, DeviceView, PinView
 from cloud.store.errors import NotFoundError
 from protocol.identity import MAX_INTEGER
-from protocol.phases import Outcome
+from protocol.phases import Outcome, Wait
 from protocol.selection import Decision
 
 router = APIRouter(tags=["devices"])
@@ -39,15 +40,21 @@ def list_devices(  # noqa: PLR0917 - one parameter a query field
     locked: bool | None = None,
     revoked: bool | None = None,
     decision: Annotated[int | None, Query(ge=1, le=MAX_INTEGER)] = None,
+    waits: Wait | None = None,
+    trouble: Trouble | None = None,
+    certificate: CertificateStanding | None = None,
+    refused: bool | None = None,
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100,
 ) -> DevicePage:
     """Return a page of devices by id; all that is asked must be true of each.
 
     `text` is somewhere in the id, an `attribute` is name=value (repeated: all of them), `failed` is why the newest
-    attempt at some component did not succeed (`any`: for whatever reason); who is `held` has an application that holds
-    updates back now, and who is away and was last heard so long ago is quiet (`quiet_for_s`). `decision`: one
-    decision for many changed it, by the number of its row in the audit.
+    attempt at some component did not succeed (`any`: for whatever reason, `none`: for none that it told); who is `held`
+    has an application that holds updates back now, and who is away and was last heard so long ago is quiet
+    (`quiet_for_s`). `decision`: one decision for many changed it, by the number of its row in the audit. On who `waits`
+    there is something for that reason; who is in `trouble` needs somebody, as `/fleet/attention` counts; `certificate`
+    is how the newest one stands; who has `refused` something was sent what it could not verify.
     """
     products = seen_products(caller, product)
     asked = Which(
@@ -66,8 +73,12 @@ def list_devices(  # noqa: PLR0917 - one parameter a query field
         locked=locked,
         revoked=revoked,
         decision=decision,
+        waits=waits,
+        trouble=trouble,
+        certificate=certificate,
+        refused=refused,
     )
-    which = filter_of(asked, products=products, after=after, limit=limit)
+    which = filter_of(server, asked, products=products, after=after, limit=limit)
     found = server.store.devices.devices(which)
     if not found:
         check_filter(server.store, product=product, group=group, products=products)

@@ -28,14 +28,15 @@ class VersionCount(BaseModel):
 class ProductCount(BaseModel):
     """A product's devices.
 
-    `quiet` have been away for long. `failures` are devices whose newest attempt at some component did not succeed, by
-    reason. `versions` stand in the order of how many devices run them.
+    `quiet` have been away for long. `failed` are devices whose newest attempt at some component did not succeed, and
+    `failures` the same by reason; one may be there for two. `versions` stand in the order of how many devices run them.
     """
 
     product: str
     devices: int
     online: int
     quiet: int
+    failed: int
     failures: dict[str, int]
     versions: tuple[VersionCount, ...]
 
@@ -131,6 +132,7 @@ def fleet_of(survey: Survey, products: frozenset[str] | None) -> FleetPage:
                 devices=it.devices,
                 online=it.online,
                 quiet=it.quiet,
+                failed=it.failed,
                 failures=dict(it.failures),
                 versions=tuple(versions),
             )

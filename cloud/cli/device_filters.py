@@ -5,9 +5,10 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from cloud.attention import Trouble
 from cloud.cli.codes import Duration
-from cloud.fleet import ANY_REASON
-from protocol.phases import Reason
+from cloud.fleet import ANY_REASON, NO_REASON, CertificateStanding
+from protocol.phases import Reason, Wait
 
 F = TypeVar("F", bound=Callable[..., object])
 _OPTIONS: Final = (
@@ -23,13 +24,32 @@ _OPTIONS: Final = (
     click.option("--held/--not-held", default=None, help="Whose applications hold updates back now, or do not."),
     click.option(
         "--failed",
-        type=click.Choice([ANY_REASON, *sorted(it.value for it in Reason)]),
+        type=click.Choice([ANY_REASON, NO_REASON, *sorted(it.value for it in Reason)]),
         metavar="REASON",
-        help="Whose last update failed for this reason; any: for whichever.",
+        help="Whose last update failed for this reason; any: for whichever; none: for none that was told.",
     ),
     click.option("--quiet-for", "quiet_for_s", type=Duration(), metavar="TIME", help="Away for so long, as 24h or 7d."),
     click.option("--locked/--not-locked", default=None, help="Locked to a version, or not."),
     click.option("--revoked/--not-revoked", default=None, help="Shut out, or not."),
+    click.option("--refused/--not-refused", default=None, help="That refused something they were sent, or nothing."),
+    click.option(
+        "--waits",
+        type=click.Choice(sorted(it.value for it in Wait)),
+        metavar="WHY",
+        help="On which something waits for this: turn, consent, declined, window, requirement and so on.",
+    ),
+    click.option(
+        "--trouble",
+        type=click.Choice([it.value for it in Trouble]),
+        metavar="WHY",
+        help="That need somebody for this, as `status` counts: taken_back, failed, refused, certificate and so on.",
+    ),
+    click.option(
+        "--certificate",
+        type=click.Choice([it.value for it in CertificateStanding]),
+        metavar="HOW",
+        help="Whose newest certificate is none, good, expires_soon (within two weeks), expired or revoked.",
+    ),
     click.option(
         "--decision",
         type=click.IntRange(min=1),

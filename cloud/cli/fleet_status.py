@@ -31,7 +31,7 @@ PRODUCTS: Final = (
     Column("devices", "devices", justify="right"),
     Column("online", "online", justify="right"),
     Column("quiet", "quiet", justify="right"),
-    Column("failed", lambda row: sum(row["failures"].values()), justify="right"),
+    Column("failed", "failed", justify="right"),
     Column("running", lambda row: [_version(it) for it in row["versions"][:NAMED]]),
 )
 RELEASES: Final = (

@@ -15,14 +15,37 @@ from cloud.api.documents import DevicePage
 from cloud.api.firmware import list_firmware
 from cloud.api.groups import list_groups
 from cloud.api.products import list_products
+from cloud.attention import Trouble
 from cloud.console.forms import RefusedError
 from cloud.console.lines import line
 from cloud.console.visiting import Visit, Visiting
-from cloud.fleet import ANY_REASON
+from cloud.fleet import ANY_REASON, NO_REASON, CertificateStanding
 from protocol.identity import EVERYONE
-from protocol.phases import Reason
+from protocol.phases import Reason, Wait
 
 SHOWN: Final = 50
+KINDS: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
+    "trouble": (
+        (Trouble.TAKEN_BACK, "a success that was taken back"),
+        (Trouble.FAILED, "failed"),
+        (Trouble.ROLLED_BACK, "rolled back"),
+        (Trouble.REFUSED, "its messages are refused"),
+        (Trouble.CERTIFICATE, "its certificate ends"),
+        (Trouble.BLOCKED, "what it is to take is blocked"),
+        (Trouble.QUIET, "quiet"),
+        (Trouble.HELD, "held back for long"),
+        (Trouble.TURN, "waits for its turn"),
+    ),
+    "waits": tuple((it.value, it.value.replace("_", " ")) for it in Wait),
+    "certificate": (
+        (CertificateStanding.NONE, "none"),
+        (CertificateStanding.GOOD, "good"),
+        (CertificateStanding.EXPIRES_SOON, "expires soon"),
+        (CertificateStanding.EXPIRED, "expired"),
+        (CertificateStanding.REVOKED, "revoked"),
+    ),
+}
+"""What is one of a few: each with its words."""
 TEXTS: Final = ("text", "product", "group", "component", "version", "hardware_model", "failed")
 FLAGS: Final[Mapping[str, tuple[str, str]]] = {
     "online": ("online", "offline"),
@@ -30,11 +53,16 @@ FLAGS: Final[Mapping[str, tuple[str, str]]] = {
     "held": ("held back", "not held back"),
     "locked": ("locked", "not locked"),
     "revoked": ("revoked", "not revoked"),
+    "refused": ("refused something it was sent", "refused nothing"),
 }
 """What is asked with yes or no: the words for each."""
+_ASKED: Final = {"trouble": "needs somebody", "waits": "waits", "certificate": "certificate"}
 NUMBERS: Final[Mapping[str, str]] = {"quiet_for_s": "a number of seconds", "decision": "a number in the audit"}
 MORE: Final = frozenset(
-    {"component", "pending", "held", "quiet_for_s", "hardware_model", "attribute", "locked", "revoked"}
+    {
+        *("component", "pending", "held", "quiet_for_s", "hardware_model", "attribute", "locked", "revoked", "refused"),
+        *("waits", "certificate"),
+    }
 )
 """What is asked in the second part of the form."""
 QUIET: Final = ((3600, "an hour"), (86_400, "a day"), (3 * 86_400, "3 days"), (7 * 86_400, "a week"))
@@ -44,6 +72,7 @@ OPTIONS: Final[Mapping[str, tuple[str, str]]] = {
     "held": ("--held", "--not-held"),
     "locked": ("--locked", "--not-locked"),
     "revoked": ("--revoked", "--not-revoked"),
+    "refused": ("--refused", "--not-refused"),
 }
 REASONS: Final = tuple(
     (it.value, it.value.replace("_", " ")) for it in Reason if it not in (Reason.SUPERSEDED, Reason.WITHDRAWN)
@@ -72,6 +101,11 @@ class Asked:
                 if not (number.isascii() and number.isdecimal() and len(number) < 10):
                     raise RefusedError(f"{name}: {what} is expected, not {number[:40]!r}.")
                 values[name] = int(number)
+        for name, known in KINDS.items():
+            if text := said.get(name, "").strip():
+                if text not in (there := [value for value, _ in known]):
+                    raise RefusedError(f"{name}: one of {', '.join(there)} is expected, not {text[:40]!r}.")
+                values[name] = text
         if pairs := [it.strip() for it in attributes if it.strip()]:
             values["attribute"] = pairs
         return cls(values)
@@ -182,6 +216,7 @@ def show_devices(visit: Visit) -> Response:
         flags=FLAGS,
         quiet=QUIET,
         reasons=REASONS,
+        kinds=KINDS,
         everyone=EVERYONE,
         next=asked.address(after=page.next) if page.next else "",
         first=asked.address() if after else "",
@@ -199,15 +234,15 @@ def _divided(pairs: Sequence[tuple[str, str]]) -> tuple[dict[str, str], list[str
 
 
 def _words(name: str, value: str) -> str:
-    if name in FLAGS:
-        return FLAGS[name][0 if value == "true" else 1]
+    known = {
+        **{flag: dict(zip(("true", "false"), words, strict=True)) for flag, words in FLAGS.items()},
+        "failed": {ANY_REASON: "whose last update failed", NO_REASON: "failed, and told no reason"},
+        **{kind: {it: f"{_ASKED[kind]}: {text}" for it, text in words} for kind, words in KINDS.items()},
+    }
+    if value in known.get(name, {}):
+        return known[name][value]
     if name == "quiet_for_s":
         lasts = dict(QUIET).get(int(value), f"{value} s")
         return f"quiet for {lasts}"
-    if name == "failed":
-        return "whose last update failed" if value == ANY_REASON else f"failed: {value.replace('_', ' ')}"
-    if name == "text":
-        return f"id with {value}"
-    if name == "decision":
-        return f"changed by decision {value}"
-    return f"{name.replace('_', ' ')} {value}"
+    said = {"failed": "failed:", "text": "id with", "decision": "changed by decision"}
+    return f"{said.get(name, name.replace('_', ' '))} {value.replace('_', ' ') if name == 'failed' else value}"

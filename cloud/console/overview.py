@@ -1,7 +1,6 @@
 """The overview: the fleet by version over time, what runs, what fails, who needs somebody; and the first steps."""
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -27,7 +26,7 @@ from cloud.console.lines import line
 from cloud.console.plotting import lines_of, lines_of_all
 from cloud.console.release_deeds import channel_path
 from cloud.console.visiting import Visit, Visiting, with_query
-from cloud.fleet import ANY_REASON
+from cloud.fleet import ANY_REASON, NO_REASON
 from cloud.progress import Verdict, may_go_on
 from cloud.surveying import Surveying
 from cloud.values import ProductView
@@ -184,9 +183,14 @@ def _numbers(look: Look) -> dict[str, Any]:
         "devices": sum(it.devices for it in counted),
         "online": sum(it.online for it in counted),
         "quiet": sum(it.quiet for it in counted),
-        "failed": sum(sum(it.failures.values()) for it in counted),
+        "failed": sum(it.failed for it in counted),
         "quiet_for_s": look.visit.server.settings.devices.quiet_after_hours * 3600,
-        "ANY": ANY_REASON,
+        "there": {
+            "devices": "/devices",
+            "online": "/devices?online=true",
+            "failed": with_query("/devices", failed=ANY_REASON, revoked="false"),
+            "quiet": with_query("/devices", trouble=Trouble.QUIET.value),
+        },
     }
 
 
@@ -205,6 +209,7 @@ def _lists(look: Look) -> dict[str, Any]:
         "running_more": more,
         "causes": sorted(causes.items(), key=lambda it: (-it[1], it[0])),
         "causes_total": sum(causes.values()),
+        "NONE": NO_REASON,
         "status_line": line("status"),
         "at": AT,
     }
@@ -212,30 +217,28 @@ def _lists(look: Look) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needed:
-    """One trouble of all products: how many devices have it, some of them, and where the others are."""
+    """One trouble of all products: how many have it, some of them, and how many are devices that there are."""
 
     trouble: Trouble
     count: int
+    known: int
     needs: tuple[Need, ...]
-    everyone: str
+
+    @property
+    def everyone(self) -> str:
+        """Where those devices are listed."""
+        return with_query("/devices", trouble=self.trouble.value)
 
 
 def _by_trouble(look: Look) -> tuple[Needed, ...]:
     needs = look.attention.needs if look.attention else ()
-    filters: Mapping[Trouble, Mapping[str, object]] = {
-        Trouble.FAILED: {"failed": ANY_REASON},
-        Trouble.ROLLED_BACK: {"failed": ANY_REASON},
-        Trouble.BLOCKED: {"pending": "true"},
-        Trouble.HELD: {"held": "true"},
-        Trouble.QUIET: {"quiet_for_s": look.visit.server.settings.devices.quiet_after_hours * 3600},
-    }
     found = []
     for trouble in Trouble:
         some = tuple(need for need in needs if need.trouble is trouble)
         if some:
-            there = with_query("/devices", **filters[trouble]) if trouble in filters else ""
+            known = sum(need.count for need in some if need.product)
             count = sum(need.count for need in some)
-            found.append(Needed(trouble=trouble, count=count, needs=some, everyone=there))
+            found.append(Needed(trouble=trouble, count=count, known=known, needs=some))
     return tuple(found)
 
 

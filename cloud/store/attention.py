@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, Text, cast, func
+from sqlalchemy import ColumnElement, Select, func
 from sqlalchemy import select as select_columns
-from sqlalchemy.orm import aliased
 from sqlmodel import Session, col
 
 from cloud.attention import (
@@ -23,17 +20,17 @@ from cloud.attention import (
     Need,
     Trouble,
 )
-from cloud.models import AttemptRow, CertificateRow, DeviceRow, OtaRow, ReleaseRow
+from cloud.device_models import DevicePendingRow
+from cloud.models import AttemptRow, CertificateRow, DeviceRow
 from cloud.progress import CONTRADICTED
 from cloud.rollout_models import TurnRequestRow
+from cloud.store.device_lists import newest
 from cloud.store.engine import Database
 from cloud.store.lookup import batches
 from cloud.store.quiet import went_quiet
 from cloud.store.situations import NO_SUCCESS
-from protocol.phases import Outcome, Reason, Wait
+from protocol.phases import Outcome, Reason
 
-MAX_TEXTS: Final = 200
-"""Different things that devices say of what waits, by which some of them are found."""
 _TROUBLES: Final = {Outcome.FAILED.value: Trouble.FAILED, Outcome.ROLLED_BACK.value: Trouble.ROLLED_BACK}
 _NOT_REVOKED: Final = col(DeviceRow.revoked_at_ms).is_(None)
 _WHO: Final[Sequence[ColumnElement[Any]]] = (
@@ -78,6 +75,18 @@ class Attention:
                 found[product][why] = count
         return found
 
+    def failed(self) -> Mapping[str, int]:
+        """Return per product how many devices those are: one may be there for two reasons."""
+        product = col(DeviceRow.product)
+        query = (
+            select_columns(product, func.count(func.distinct(col(AttemptRow.device_id))))
+            .join(DeviceRow, col(DeviceRow.id) == col(AttemptRow.device_id))
+            .where(*_not_succeeded(), _NOT_REVOKED)
+            .group_by(product)
+        )
+        with self._database.reading() as session:
+            return {name: count for name, count in session.execute(query)}  # noqa: C416 - rows are no pairs to mypy
+
     def products_of(self, device_ids: Sequence[str]) -> Mapping[str, str]:
         """Return the products of those of the devices that are known."""
         found: dict[str, str] = {}
@@ -88,23 +97,23 @@ class Attention:
         return found
 
 
-def _newest() -> ColumnElement[bool]:
-    """Return the condition for an attempt to be the newest of its device at its component."""
-    newer = aliased(AttemptRow)
-    same = (col(newer.device_id) == col(AttemptRow.device_id), col(newer.component) == col(AttemptRow.component))
-    return col(AttemptRow.id) == select_columns(func.max(newer.id)).where(*same).scalar_subquery()
-
-
 def _not_succeeded() -> tuple[ColumnElement[bool], ...]:
-    return col(AttemptRow.outcome).in_(NO_SUCCESS), _newest()
+    return col(AttemptRow.outcome).in_(NO_SUCCESS), newest()
 
 
 def _taken_back(session: Session) -> list[Need]:
     at = col(AttemptRow.taken_back_at_ms)
+    of_device = (
+        select_columns(func.max(AttemptRow.id).label("id"))
+        .where(at.is_not(None), newest())
+        .group_by(col(AttemptRow.device_id))
+        .subquery()
+    )
     query = (
         select_columns(*_WHO, at.label("at_ms"), col(AttemptRow.component), col(AttemptRow.version))
+        .join(of_device, of_device.c.id == col(AttemptRow.id))
         .join(DeviceRow, col(DeviceRow.id) == col(AttemptRow.device_id))
-        .where(at.is_not(None), _newest(), _NOT_REVOKED)
+        .where(_NOT_REVOKED)
     )
     rows = _named(session, query, newest_first=True)
     return _needs(Trouble.TAKEN_BACK, rows, lambda it: f"{it.component} {it.version}: {CONTRADICTED}")
@@ -183,69 +192,33 @@ def _without_times(need: Need) -> Need:
     return Need(trouble=need.trouble, product=need.product, count=need.count, devices=devices)
 
 
-# What waits on devices: they say it in words, of which there are few
-
-
-@dataclass(frozen=True, slots=True)
-class _Said:
-    """What many devices say in the same words of something that waits: a trouble, since when, and in short."""
-
-    trouble: Trouble
-    at_ms: int | None
-    detail: str
-
-
 def _pending(session: Session, now_ms: int) -> list[Need]:
-    text = cast(col(DeviceRow.state)["pending"], Text)
-    waits = (col(DeviceRow.has_pending).is_(True), _NOT_REVOKED)
-    query = (
-        select_columns(col(DeviceRow.product), text, func.count()).where(*waits).group_by(col(DeviceRow.product), text)
-    )
-    groups = [(product, said, count) for product, said, count in session.execute(query) if said]
-    parsed = {said: json.loads(said) for _, said, _ in groups}
-    decided = _decided_at(session, {it["source_id"] for items in parsed.values() for it in items})
-    meant = {said: list(_troubles(items, decided, now_ms)) for said, items in parsed.items()}
-    counts: dict[tuple[Trouble, str], int] = defaultdict(int)
-    texts: dict[tuple[Trouble, str], dict[str, _Said]] = defaultdict(dict)
-    for product, said, count in sorted(groups, key=lambda it: -it[2]):
-        for trouble in {it.trouble for it in meant[said]}:
-            counts[trouble, product] += count
-            if len(texts[trouble, product]) < MAX_TEXTS:
-                texts[trouble, product][said] = next(it for it in meant[said] if it.trouble is trouble)
+    """Return who is blocked, and who is held back for long: for each device the first thing of either kind."""
+    of = DevicePendingRow
+    long = col(of.decided_at_ms) <= now_ms - HELD_LONG_MS
     found = []
-    for (trouble, product), some in texts.items():
-        named = (
-            select_columns(col(DeviceRow.id), text)
-            .where(*waits, col(DeviceRow.product) == product, text.in_(list(some)))
-            .order_by(col(DeviceRow.id))
-            .limit(MAX_NAMED)
+    for trouble, kinds, more in ((Trouble.BLOCKED, BLOCKING, ()), (Trouble.HELD, HOLDING, (long,))):
+        first = (
+            select_columns(col(of.device_id), func.min(of.place).label("place"))
+            .where(col(of.why).in_(sorted(kinds)), *more)
+            .group_by(col(of.device_id))
+            .subquery()
         )
-        devices = tuple(
-            DeviceInNeed(device_id=device_id, product=product, at_ms=some[said].at_ms, detail=some[said].detail)
-            for device_id, said in session.execute(named)
+        query = (
+            select_columns(
+                *(*_WHO, col(of.decided_at_ms).label("at_ms"), col(of.component), col(of.version), col(of.why)),
+                col(of.detail),
+            )
+            .join(first, (first.c.device_id == col(of.device_id)) & (first.c.place == col(of.place)))
+            .join(DeviceRow, col(DeviceRow.id) == col(of.device_id))
+            .where(_NOT_REVOKED)
         )
-        found.append(Need(trouble=trouble, product=product, count=counts[trouble, product], devices=devices))
+        found += _needs(trouble, _named(session, query, newest_first=False), _why_waiting)
     return found
 
 
-def _troubles(items: Iterable[Mapping[str, Any]], decided: Mapping[str, int], now_ms: int) -> Iterable[_Said]:
-    for it in items:
-        why, at_ms = Wait(it["why"]), decided.get(it["source_id"])
-        words = it.get("detail") or why.value.replace("_", " ")
-        detail = f"{it['component']} {it['version']}: {words}"
-        if why in BLOCKING:
-            yield _Said(Trouble.BLOCKED, at_ms, detail)
-        elif why in HOLDING and at_ms is not None and at_ms <= now_ms - HELD_LONG_MS:
-            yield _Said(Trouble.HELD, at_ms, detail)
-
-
-def _decided_at(session: Session, sources: Collection[str]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for some in batches(sorted(sources)):
-        for row in (ReleaseRow, OtaRow):
-            query = select_columns(col(row.id), col(row.created_at_ms)).where(col(row.id).in_(some))
-            found |= {it.id: it.created_at_ms for it in session.execute(query)}
-    return found
+def _why_waiting(row: Any) -> str:
+    return f"{row.component} {row.version}: {row.detail or row.why.replace('_', ' ')}"
 
 
 # Counting all, naming some

@@ -22,6 +22,7 @@ from cloud.store.evidence import apply_entry, is_behind, weigh
 from cloud.store.lookup import device_row
 from cloud.store.otas import close, close_overtaken
 from cloud.store.turns import follow_turns
+from cloud.store.waiting import follow_pending
 from protocol.codec import to_plain
 from protocol.down import Ack
 from protocol.phases import Outcome, Reason
@@ -200,8 +201,10 @@ def _is_newer(row: DeviceRow, state: DeviceState) -> bool:
 
 def _take_state(change: Change, row: DeviceRow, state: DeviceState) -> bool:
     """Store a state and tell whether the components changed."""
+    follow_pending(change, row, state)
     row.session, row.state_seq, row.state = state.session, state.seq, to_plain(state)
     row.has_pending, row.held_until_ms = bool(state.pending), held_until_ms(state.availability)
+    row.has_refused = bool(state.refused)
     row.last_seen_at_ms = change.now_ms
     change.session.add(row)
     stored = {

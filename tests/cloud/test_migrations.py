@@ -97,7 +97,11 @@ def test_what_was_there_before_a_step_is_there_after_it(engine: sa.Engine) -> No
             "INSERT INTO product (id, hardware_models, ota_enabled, created_at_ms) VALUES ('lamp', '[]', true, 1)"
         )
         device = sa.Table("device", sa.MetaData(), autoload_with=connection)
-        held = {"availability": {"enabled": True, "holds": [{"owner": "a", "why": "b", "expires_at_ms": 7}]}}
+        held: dict[str, Any] = {
+            "availability": {"enabled": True, "holds": [{"owner": "a", "why": "b", "expires_at_ms": 7}]},
+            "pending": [{"component": "app", "version": "1.0.0", "source_id": "r-1", "why": "held"}],
+            "refused": {"expired": 1},
+        }
         known = {"id": "lamp-1", "product": "lamp", "hardware_model": "x", "agent_version": "1.0.0", "encodings": []}
         numbers = {it.name: 1 for it in device.columns if not it.nullable and isinstance(it.type, sa.Integer)}
         flags = {"online": False, "has_pending": False}
@@ -105,14 +109,17 @@ def test_what_was_there_before_a_step_is_there_after_it(engine: sa.Engine) -> No
         connection.execute(device.insert().values(numbers | flags | known | said))
         audit = sa.Table("audit", sa.MetaData(), autoload_with=connection)
         for number, action in enumerate(("group.added", "release.created", "group.removed"), 1):
-            said = {"before": '{"devices": ["lamp-1"]}', "after": '{"devices": ["lamp-2"]}'}
+            whom = {"before": '{"devices": ["lamp-1"]}', "after": '{"devices": ["lamp-2"]}'}
             texts = {it.name: "" for it in audit.columns if isinstance(it.type, sa.String)}
-            connection.execute(audit.insert().values(texts | said | {"number": number, "at_ms": 1, "action": action}))
+            connection.execute(audit.insert().values(texts | whom | {"number": number, "at_ms": 1, "action": action}))
         command.upgrade(configured(connection), "head")
         decided = connection.exec_driver_sql("SELECT number, device_id FROM decided_device ORDER BY 1, 2").all()
         assert [tuple(it) for it in decided] == [(n, it) for n in (1, 3) for it in ("lamp-1", "lamp-2")]
         attribute = connection.exec_driver_sql("SELECT device_id, name, value FROM device_attribute").one()
         assert tuple(attribute) == ("lamp-1", "site", "hall")
         assert connection.exec_driver_sql("SELECT held_until_ms FROM device").scalar_one() == 7
+        pending = connection.exec_driver_sql("SELECT device_id, place, why, detail FROM device_pending").one()
+        assert tuple(pending) == ("lamp-1", 0, "held", "")
+        assert connection.exec_driver_sql("SELECT has_refused FROM device").scalar_one()
         row = connection.exec_driver_sql("SELECT id, base_only, approvals FROM product").one()
         assert tuple(row) == ("lamp", False, 0)

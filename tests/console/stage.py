@@ -21,9 +21,9 @@ from cloud.access.passwords import hash_password
 from cloud.access.roles import EVERYTHING, Role
 from cloud.cli.initialise import database_url
 from cloud.config import Home
-from cloud.device_models import DeviceAttributeRow
+from cloud.device_models import DeviceAttributeRow, DevicePendingRow
 from cloud.guard.policy import Gates, Phase, Policy, SilenceGate
-from cloud.models import AttemptRow, ComponentRow, DeviceRow, MembershipRow, Row
+from cloud.models import AttemptRow, CertificateRow, ComponentRow, DeviceRow, MembershipRow, Row
 from cloud.people_models import SampleRow
 from cloud.store.store import Store
 from cloud.values import ChannelKey, ReleaseDraft, ReleasePatch, ReleaseView
@@ -200,6 +200,9 @@ def _under_way(store: Store, clock: Clock, fleet: list[Device], version: str, ch
         store.rollouts.reconcile(made.release_id)
 
 
+_OF_DEVICES = (DeviceAttributeRow, ComponentRow, MembershipRow, AttemptRow, CertificateRow, DevicePendingRow)
+
+
 def _huge(store: Store, clock: Clock, devices: int) -> None:
     """Write the rows as they would be: by hellos and reports it would take an hour."""
     chance = random.Random(9)
@@ -215,7 +218,7 @@ def _huge(store: Store, clock: Clock, devices: int) -> None:
             batch = [
                 _rows(number, made, now, chance, change.now_ms) for number in range(begin, min(begin + BATCH, devices))
             ]
-            for row in (DeviceRow, DeviceAttributeRow, ComponentRow, MembershipRow, AttemptRow):
+            for row in (DeviceRow, *_OF_DEVICES):
                 change.session.execute(insert(row), [it for rows in batch for it in rows[row]])
 
 
@@ -252,7 +255,17 @@ def _rows(
     took = chance.choices((None, first, second), (5, 45, 50))[0]
     version = took.firmware.version if took else "1.0.0"
     component = {"component": "app", "version": version, "build": 1, "digest": digest_of(version)}
-    state = DeviceState(session=1, seq=1, phase=chance.choices((Phases.IDLE, Phases.DOWNLOADING), (49, 1))[0])
+    why = chance.choices((None, Wait.HELD, Wait.REQUIREMENT, Wait.TURN, Wait.DECLINED), (950, 20, 10, 10, 10))[0]
+    it = {"component": "app", "version": "2.0.0"}
+    pending = Pending(**it, digest=digest_of("2.0.0"), source_id=second.release_id, why=why) if why else None
+    waits = {"device_id": device_id, "place": 0, **it, "detail": "", "decided_at_ms": second.created_at_ms}
+    state = DeviceState(
+        session=1,
+        seq=1,
+        phase=chance.choices((Phases.IDLE, Phases.DOWNLOADING), (49, 1))[0],
+        pending=(pending,) if pending else (),
+        refused={"expired": 1} if chance.random() < 0.005 else {},
+    )
     site = chance.choice(SITES)
     device = {
         "id": device_id,
@@ -263,6 +276,8 @@ def _rows(
         "encodings": [],
         "online": chance.random() > 0.1,
         "session": 1,
+        "has_pending": pending is not None,
+        "has_refused": bool(state.refused),
         "state": to_plain(state) | {"components": [component]},
         "last_seen_at_ms": now_ms - chance.randrange(3 * DAY_S * 1000),
         "registered_at_ms": now_ms - 20 * DAY_S * 1000,
@@ -290,6 +305,17 @@ def _rows(
         "begun_at_ms": now_ms - DAY_S * 1000,
         "taken_at_ms": now_ms - DAY_S * 1000 + 30_000,
         "settled_at_ms": now_ms - chance.randrange(5 * DAY_S * 1000),
+        "taken_back_at_ms": now_ms if took and chance.random() < 0.002 else None,
+    }
+    certificate = {
+        "serial": format(number + 1, "x"),
+        "device_id": device_id,
+        "authority": "a",
+        "key_sha256": format(number, "064x"),
+        "pem": "-" * 900,
+        "not_before_ms": 0,
+        "not_after_ms": now_ms + chance.randrange(10 if chance.random() < 0.01 else 30, 90) * DAY_S * 1000,
+        "issued_at_ms": now_ms - DAY_S * 1000,
     }
     member = {"device_id": device_id, "group_name": chance.choice(SITES), "product": PRODUCT}
     return {
@@ -298,6 +324,8 @@ def _rows(
         ComponentRow: [component | {"device_id": device_id, "requires": {}, "data_schema": 0}],
         MembershipRow: [member] if chance.random() < 0.8 else [],
         AttemptRow: [attempt],
+        CertificateRow: [certificate],
+        DevicePendingRow: [waits | {"why": why.value}] if why else [],
     }
 
 

@@ -3,7 +3,9 @@
 import pytest
 
 from cloud.access.roles import Role
+from cloud.attention import Trouble
 from tests.cloud.homes import MODEL, PRODUCT, Api, hello_of
+from tests.cloud.troubled import troubled
 from tests.cloud.visitors import OTHER, add_product, join, visitor
 
 LOCK = {"product": PRODUCT, "deed": "lock", "component": "app", "version": "1.1.0"}
@@ -42,9 +44,47 @@ def test_pages_tell_the_total_of_all(fleet: Api) -> None:
     assert (last["total"], last["next"], len(last["devices"])) == (3, None, 1)
 
 
+def test_devices_are_found_by_what_troubles_them_as_many_as_need_somebody(api: Api) -> None:
+    troubled(api)
+    needs = api("GET", "/fleet/attention", params={"limit": 100})["needs"]
+    counted = {it["trouble"]: sorted(device["device_id"] for device in it["devices"]) for it in needs if it["product"]}
+    assert set(counted) == set(Trouble), "every kind is there"
+    assert {it: found(api, trouble=it) for it in counted} == counted
+    assert counted["failed"] == ["both-1", "failed-1", "failed-2"]
+    assert counted["rolled_back"] == ["both-1", "rolled-1", "rolled-2", "unsaid-1"]
+    assert counted["taken_back"] == ["back-1", "back-2"], "once, however many of its components are"
+    (numbers,) = api("GET", "/fleet")["products"]
+    assert numbers["failed"] == len(found(api, failed="any", revoked=False)) == 6
+    assert numbers["failures"] == {
+        it or "": len(found(api, failed=it or "none", revoked=False)) for it in ("health_failed", "too_large", "")
+    }
+
+
+def test_devices_are_found_by_their_certificates_what_waits_and_what_they_refused(api: Api) -> None:
+    devices = troubled(api)
+    assert found(api, certificate="expires_soon") == ["ends-1"]
+    assert found(api, certificate="expired") == ["ended-1"]
+    assert found(api, certificate="revoked") == ["gone-ended"]
+    assert found(api, certificate="good") == ["good-1"]
+    assert len(found(api, certificate="none")) == len(devices) - 4
+    assert found(api, waits="declined") == ["declined-1"]
+    assert found(api, waits="requirement", online=True) == ["blocked-1"]
+    assert found(api, refused=True) == ["wary-1"]
+    assert len(found(api, refused=False, revoked=False)) == len(devices) - 5
+    devices["declined-1"].tell()
+    devices["wary-1"].tell()
+    assert found(api, waits="declined") == found(api, refused=True) == []
+    body = {**LOCK, "version": "2.0.0", "where": {"trouble": "blocked"}, "count": 2}
+    assert api("POST", "/devices/bulk", body)["changed"] == 2
+    assert found(api, locked=True) == ["blocked-1", "blocked-2"]
+
+
 @pytest.mark.parametrize(
     ("query", "said"),
     [
+        ({"trouble": "none"}, "trouble"),
+        ({"certificate": "bad"}, "certificate"),
+        ({"waits": "for godot"}, "waits"),
         ({"attribute": "site"}, "looked for as name=value"),
         ({"failed": "luck"}, "no reason of a failure"),
         ({"quiet_for_s": -1}, "quiet_for_s"),

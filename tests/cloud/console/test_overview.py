@@ -18,6 +18,7 @@ from tests.cloud.cli.trees import parse
 from tests.cloud.console.visits import Page, reading
 from tests.cloud.homes import MODEL, PRODUCT, Api
 from tests.cloud.store.fleets import Device, digest_of, image_of
+from tests.cloud.troubled import troubled
 from tests.cloud.visitors import OTHER, add_product, join
 from tests.support.processes import wait_until
 
@@ -153,7 +154,32 @@ def test_many_in_need_are_counted_and_led_to(api: Api) -> None:
         page = ann.get("/")
         assert troubles(page) == ["8 Rolled back"]
         assert len(page.soup.select(".trouble li")) == 5
-        assert page.follow("All of them").path == "/devices?failed=any"
+        assert page.follow("All 8").path == "/devices?trouble=rolled_back"
+
+
+def test_each_number_leads_to_a_list_of_so_many(api: Api) -> None:
+    troubled(api)
+    add_product(api.home)
+    join(api.home, "pump-1")
+    with reading(api) as ann:
+        page = ann.get("/")
+        assert troubles(page) == [
+            *("2 Said two things", "3 Failed", "4 Rolled back", "3 Messages refused", "2 Certificate ends"),
+            *("2 Blocked", "1 Quiet", "1 Held back", "1 Wait for a turn"),
+        ], "every kind is there"
+        found = {
+            str(it["href"]): int(str(it.get("data-count") or "".join(filter(str.isdigit, it.text))))
+            for it in page.soup.select('main a[href^="/devices"]')
+            if it.parent is None or it.parent.name != "li" or it.get("data-count")
+        }
+        assert len(found) > 16
+        for address, count in found.items():
+            total = ann.get(address).one(".total strong").text
+            assert (address, int("".join(filter(str.isdigit, total)))) == (address, count)
+    with reading(api, "ben", Role.VIEWER, PRODUCT) as ben:
+        page = ben.get("/")
+        for it in page.soup.select("main a[data-count]"):
+            assert ben.get(str(it["href"])).one(".total strong").text == it["data-count"], it["href"]
 
 
 def test_what_runs_is_shown_until_every_device_has_settled(api: Api) -> None:
