@@ -234,10 +234,21 @@ class BrokerFiles:
         """Let the broker read a file, where it runs as somebody else and the directory says so."""
         try:
             mode = SHARED_FILE if self.directory.stat().st_mode & stat.S_ISGID else PRIVATE_FILE
-            if path.exists() and stat.S_IMODE(path.stat().st_mode) != mode:
+            if not path.exists():
+                return
+            if stat.S_IMODE(path.stat().st_mode) != mode:
                 path.chmod(mode)
+            theirs, its = self.directory.stat().st_gid, path.stat().st_gid
         except OSError as error:
             raise BrokerFilesError(f"{path} could not be made readable for the broker: {error.strerror}") from error
+        if mode == SHARED_FILE and its != theirs:  # who is not in a group cannot have directories pass it on
+            try:
+                os.chown(path, -1, theirs)
+            except OSError:
+                raise BrokerFilesError(
+                    f"{path} is of the group {its}, and the broker reads what is of {theirs}. Add this server's user "
+                    "to that group (usermod -aG GROUP USER), and start the server again"
+                ) from None
 
 
 def _is_mosquitto(pid: int) -> bool:

@@ -59,7 +59,7 @@ class Security:
 
     def renew(self) -> bool:
         """Renew the servers' certificates that are due; True if any was. Blocking; raises OSError, AuthorityError."""
-        return renew_due(self.home, self.authorities, self.names, utc_now())
+        return renew_due(self.home, self.authorities, self.names, utc_now(), broker=self.broker_files.directory)
 
     def tell_broker(
         self, certificates: Iterable[RevokedCertificate] = (), devices: Iterable[str] = (), *, force: bool = False

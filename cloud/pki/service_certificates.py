@@ -3,7 +3,7 @@
 tls/services-ca.crt     what the API, the broker and the cloud are known by
 tls/api.pem             key and certificate of the HTTPS API
 tls/cloud.pem           key and certificate of the cloud, as a client of the broker
-broker/server.pem       key and certificate of the broker
+broker/server.pem       key and certificate of the broker, or where the settings say that its files are
 """
 
 from collections.abc import Sequence
@@ -39,10 +39,11 @@ class _Service:
     server: bool
 
 
-def renew_due(home: Home, authorities: Authorities, names: Sequence[str], now: datetime) -> bool:
+def renew_due(home: Home, authorities: Authorities, names: Sequence[str], now: datetime, *, broker: Path) -> bool:
     """Write what is missing, has served two thirds of its life, is of a retired authority or has other names.
 
-    `names` are the hosts and addresses that the API and the broker are reached by. Returns whether anything was
+    `names` are the hosts and addresses that the API and the broker are reached by; `broker` is the directory that the
+    broker reads: a certificate that is made anew elsewhere would let it run into its end. Returns whether anything was
     written, so that whoever uses the files reads them again.
 
     Raises:
@@ -52,7 +53,7 @@ def renew_due(home: Home, authorities: Authorities, names: Sequence[str], now: d
     services = (
         _Service(home.tls / API, API_NAME, names, server=True),
         _Service(home.tls / CLOUD, CLOUD_NAME, (), server=False),
-        _Service(home.broker / BROKER, BROKER_NAME, names, server=True),
+        _Service(broker / BROKER, BROKER_NAME, names, server=True),
     )
     alternative_names(names)
     bundle = authorities.trusted("services")

@@ -132,6 +132,18 @@ def test_files_are_private_and_writing_the_same_again_changes_nothing(tmp_path: 
         assert {mode(path) for path in (directory / name).iterdir()} == {0o640}
 
 
+def test_what_was_written_before_a_group_could_read_it_is_given_to_the_group(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path)
+    group = 65534 if os.geteuid() == 0 else max(os.getgroups())
+    directory = fleet.files.directory
+    os.chown(directory, -1, group)
+    directory.chmod(0o2750)
+    fleet.write_access()
+    written = [path for path in directory.rglob("*") if path.is_file()]
+    assert len(written) >= 6
+    assert {path.stat().st_gid for path in written} == {group}
+
+
 @pytest.mark.parametrize("change", ["rotated", "retired", "revoked"])
 def test_an_interruption_leaves_whole_files_that_fit_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str

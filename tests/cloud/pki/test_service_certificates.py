@@ -25,7 +25,7 @@ class House:
     def renew(self, names: Sequence[str] = NAMES) -> set[str]:
         """Renew what is due and return which files changed."""
         before = self.files()
-        told = renew_due(self.home, self.authorities, names, self.now)
+        told = renew_due(self.home, self.authorities, names, self.now, broker=self.home.broker)
         after = self.files()
         changed = {path.name for path, content in after.items() if before.get(path) != content}
         assert told is bool(changed)
@@ -84,3 +84,13 @@ def test_a_new_authority_is_told_first_and_used_when_the_old_one_is_retired(hous
     bundle = (house.home.tls / "services-ca.crt").read_bytes()
     context = strict(ssl.Purpose.CLIENT_AUTH, house.home.tls / "api.pem", bundle)
     assert shake_hands(context, strict(ssl.Purpose.SERVER_AUTH, house.home.tls / "cloud.pem", bundle), "localhost")
+
+
+def test_the_brokers_certificate_is_renewed_where_the_broker_reads_it(tmp_path: Path) -> None:
+    house, elsewhere = House(Home(tmp_path / "home")), tmp_path / "etc" / "broker"
+    assert renew_due(house.home, house.authorities, NAMES, house.now, broker=elsewhere)
+    first = (elsewhere / "server.pem").read_bytes()
+    assert not house.home.broker.exists()
+    house.now += timedelta(days=300)
+    assert renew_due(house.home, house.authorities, NAMES, house.now, broker=elsewhere)
+    assert (elsewhere / "server.pem").read_bytes() != first
