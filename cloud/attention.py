@@ -78,6 +78,22 @@ class Need:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MetadataNeed:
+    """A role of the signed metadata that expires soon, or has expired: why that matters, and what renews it.
+
+    `product` is empty for what is signed for all of them; `command` is run where the keys are.
+    """
+
+    role: str
+    product: str
+    version: int
+    expires_at_ms: int
+    has_expired: bool
+    why: str
+    command: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProductNumbers:
     """A product's devices: how many there are, are connected, and have been away for long.
 

@@ -4,11 +4,12 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from securesystemslib.signer import Key  # type: ignore[attr-defined]  # exported without saying so
 from tuf.api.metadata import Metadata, Role, Root, Targets  # type: ignore[attr-defined]  # the same
 
+from cloud.attention import MetadataNeed
 from cloud.keys.public_keys import label_of
 from cloud.metadata_files import MetadataFile
 from cloud.roles import (
@@ -21,6 +22,8 @@ from cloud.roles import (
     WARN_BEFORE,
     signers_of,
 )
+
+_FOR_ALL: Final = frozenset({ROOT, TARGETS, SNAPSHOT, TIMESTAMP})
 
 
 class Standing(NamedTuple):
@@ -85,6 +88,29 @@ def expiries(standing: Standing, now: datetime) -> tuple[Expiry, ...]:
         expires = file.metadata.signed.expires
         found.append(Expiry(name, file.version, expires, "server", due=expires - now < lifetime / 4))
     return tuple(sorted(found, key=lambda item: item.expires_at))
+
+
+def metadata_needs(standing: Standing, now: datetime) -> tuple[MetadataNeed, ...]:
+    """Return what is due, soonest first: devices take nothing by metadata that has expired."""
+    return tuple(_need(item, now) for item in expiries(standing, now) if item.due)
+
+
+def _need(item: Expiry, now: datetime) -> MetadataNeed:
+    product = "" if item.name in _FOR_ALL else item.name
+    has_expired = item.expires_at <= now
+    of = f"firmware of {product}" if product else "firmware of any product"
+    until = "until it is renewed" if has_expired else "once it has expired"
+    by_hand = item.renewed_by == "operator"
+    mend = "Renew it where its keys are." if by_hand else "The server renews it, and could not: its log says why."
+    return MetadataNeed(
+        role=item.name,
+        product=product,
+        version=item.version,
+        expires_at_ms=int(item.expires_at.timestamp() * 1000),
+        has_expired=has_expired,
+        why=f"Devices take no {of} {until}. {mend}",
+        command=f"fleetlift key renew {item.name}" if by_hand else "fleetlift key list",
+    )
 
 
 def roles_of(standing: Standing, now: datetime) -> tuple[RoleView, ...]:

@@ -7,9 +7,11 @@ from pydantic import BaseModel
 
 from cloud.access.roles import Caller
 from cloud.api.access import seen_products
-from cloud.api.backend import CallerDep, Server, Surveyed
+from cloud.api.backend import Backend, CallerDep, Server, Surveyed
 from cloud.api.naming import find_product
-from cloud.attention import MAX_NAMED, Need, Survey, Trouble
+from cloud.attention import MAX_NAMED, MetadataNeed, Need, Survey, Trouble
+from cloud.roles import utc_now
+from cloud.standing import metadata_needs
 from cloud.store.samples import MAX_POINTS, HistorySeries
 from protocol.identity import MAX_INTEGER
 
@@ -49,10 +51,14 @@ class FleetPage(BaseModel):
 
 
 class AttentionPage(BaseModel):
-    """Who needs somebody, and why, worst first; counted when the fleet was."""
+    """Who needs somebody, and why, worst first; counted when the fleet was.
+
+    `metadata` is what is signed and expires soon, or has expired, as it stands now: soonest first.
+    """
 
     counted_at_ms: int
     needs: tuple[Need, ...]
+    metadata: tuple[MetadataNeed, ...]
 
 
 class HistoryPage(BaseModel):
@@ -90,7 +96,8 @@ def list_attention(  # noqa: PLR0917 - one parameter a query field
     """Return which devices need somebody, and why: how many by product and trouble, and `limit` of each by name."""
     if product is not None:
         find_product(server.store, product)
-    return attention_of(surveyed.get(), caller, product=product, trouble=trouble, limit=limit)
+    found = attention_of(surveyed.get(), caller, product=product, trouble=trouble, limit=limit)
+    return found.model_copy(update={"metadata": metadata_due(server, caller, product)})
 
 
 @router.get("/fleet/history")
@@ -150,4 +157,11 @@ def attention_of(
         for need in survey.needs
         if (products is None or need.product in products) and trouble in (None, need.trouble)
     )
-    return AttentionPage(counted_at_ms=survey.counted_at_ms, needs=needs)
+    return AttentionPage(counted_at_ms=survey.counted_at_ms, needs=needs, metadata=())
+
+
+def metadata_due(server: Backend, caller: Caller, product: str | None = None) -> tuple[MetadataNeed, ...]:
+    """Return the signed metadata that is to be renewed, of a product or of all that a caller may look at."""
+    products = seen_products(caller, product)
+    due = metadata_needs(server.repository.standing(), utc_now())
+    return tuple(it for it in due if not it.product or products is None or it.product in products)

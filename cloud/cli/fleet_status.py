@@ -66,12 +66,15 @@ def fleet_status(operator: Operator, *, product: str | None, over: float | None,
         _history(operator, operator.product(product), component or "", over)
         return
     fleet = operator.api.get("fleet", product=product)
-    needs: list[Json] = operator.api.get("fleet", "attention", product=product, limit=100)["needs"]
+    attention: Json = operator.api.get("fleet", "attention", product=product, limit=100)
+    needs: list[Json] = attention["needs"]
     running = _running(operator, product)
     output = operator.output
     if output.for_program:
         names = dict.fromkeys(device["device_id"] for need in needs for device in need["devices"])
-        output.document(fleet | {"needs": needs, "running": running}, names=list(names))
+        output.document(
+            fleet | {"needs": needs, "metadata": attention["metadata"], "running": running}, names=list(names)
+        )
         return
     output.rows(fleet["products"], PRODUCTS, nothing="No device has joined yet; `fleetlift token create` lets one in.")
     output.say("")
@@ -79,7 +82,7 @@ def fleet_status(operator: Operator, *, product: str | None, over: float | None,
     output.say("")
     for cause, count in _causes(fleet["products"]):
         output.say(f"{plural(count, 'device')} failed at the newest attempt: {cause}")
-    for line in _lines(needs):
+    for line in (*_metadata_lines(attention["metadata"]), *_lines(needs)):
         output.say(line)
     if not needs:
         output.say("No device needs anybody.")
@@ -130,6 +133,18 @@ def _lines(needs: Sequence[Json]) -> list[str]:
             lines.append(f"  {shown(device['device_id'])}: {shown(device['detail'])}{at}")
         if need["count"] > NAMED:
             lines.append(f"  and {need['count'] - NAMED} more")
+    return lines
+
+
+def _metadata_lines(metadata: Sequence[Json]) -> list[str]:
+    """Return two lines for each role whose metadata is due: when it expires, and why that matters."""
+    lines = []
+    for it in metadata:
+        how = "has expired" if it["has_expired"] else "expires"
+        lines.append(
+            f"signed metadata of {shown(it['role'])}, version {it['version']}, {how}: {moment(it['expires_at_ms'])}"
+        )
+        lines.append(f"  {shown(it['why'])} `{shown(it['command'])}`")
     return lines
 
 

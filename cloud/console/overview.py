@@ -15,6 +15,7 @@ from cloud.api.fleet import (
     VersionCount,
     attention_of,
     fleet_of,
+    metadata_due,
     show_fleet_history,
 )
 from cloud.api.products import list_products
@@ -202,6 +203,7 @@ def _lists(look: Look) -> dict[str, Any]:
             causes[reason] = causes.get(reason, 0) + count
     return {
         "needs": _by_trouble(look),
+        "metadata": metadata_due(look.visit.server, look.visit.caller),
         "is_counted": look.fleet is not None,
         "counted_at_ms": look.fleet.counted_at_ms if look.fleet else None,
         "is_large": sum(product.devices for product in look.products) >= MANY,

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 from cloud.access.roles import Role
 from cloud.api.documents import ProductChange, ReleasePage
 from cloud.api.firmware import list_firmware
+from cloud.api.fleet import metadata_due
 from cloud.api.groups import list_groups
 from cloud.api.needs import show_matrix
 from cloud.api.products import change_product, list_products, show_product
@@ -71,6 +72,7 @@ def show_one(visit: Visit, product: str) -> Response:
         newest_options=[(it.component, it.component) for it in newest],
         list_line=line("release", "list", "--product", product),
         policy=policy_words(shown),
+        metadata=metadata_due(server, caller, product),
         BASE=BASE,
     )
 

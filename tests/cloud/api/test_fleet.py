@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from cloud.access.roles import Role
 from cloud.changes import Changes
 from cloud.models import DeviceRow
 from cloud.refusals import Refusals
+from cloud.roles import utc_now
 from cloud.surveying import CALM_S, Surveying
 from cloud.watching import MANY
 from protocol.phases import Reason
@@ -49,6 +51,24 @@ def test_the_fleet_in_numbers(api: Api) -> None:
     ]
     assert api("GET", "/fleet", params={"product": PRODUCT})["products"] == [told]
     api.refusal("GET", "/fleet", status=404, params={"product": "thermostats"})
+
+
+def test_signed_metadata_that_is_due_needs_somebody(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_product(api.home)
+    assert api("GET", "/fleet/attention")["metadata"] == []
+    at = utc_now() + timedelta(days=330)
+    monkeypatch.setattr("cloud.api.fleet.utc_now", lambda: at)
+    found = {it["role"]: it for it in api("GET", "/fleet/attention")["metadata"]}
+    assert set(found) == {"root", "targets", "snapshot", "timestamp", PRODUCT, OTHER}
+    due, late = found[PRODUCT], found["timestamp"]
+    assert (due["product"], due["has_expired"], due["command"]) == (PRODUCT, False, f"fleetlift key renew {PRODUCT}")
+    assert due["why"] == f"Devices take no firmware of {PRODUCT} once it has expired. Renew it where its keys are."
+    assert (late["product"], late["has_expired"]) == ("", True)
+    assert "until it is renewed. The server renews it, and could not" in late["why"]
+    of_other = api("GET", "/fleet/attention", params={"product": OTHER})["metadata"]
+    assert {it["role"] for it in of_other} == set(found) - {PRODUCT}
+    viewer = visitor(api, "v", {OTHER: Role.VIEWER})
+    assert viewer("GET", "/fleet/attention")["metadata"] == of_other
 
 
 def test_who_needs_somebody(api: Api) -> None:

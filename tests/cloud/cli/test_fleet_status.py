@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from cloud.cli.fleet_status import _metadata_lines
 from cloud.cli.initialise import database_url
 from cloud.config import Home, load_settings
 from cloud.store.store import Store
@@ -37,7 +38,22 @@ def test_what_fails_and_who_needs_somebody(busy: Office) -> None:
     assert page["products"][0]["devices"] == 2
     (need,) = page["needs"]
     assert (need["trouble"], need["count"], need["devices"][0]["device_id"]) == ("rolled_back", 1, "status-2")
+    assert page["metadata"] == []
     assert busy.call("status", "-o", "name").out == "status-2\n"
+
+
+def test_metadata_that_is_due_is_told_with_what_renews_it() -> None:
+    due = {
+        "role": "pump",
+        "version": 3,
+        "expires_at_ms": 1000,
+        "has_expired": True,
+        "why": "So.",
+        "command": "fleetlift it",
+    }
+    first, second = _metadata_lines([due])
+    assert first.startswith("signed metadata of pump, version 3, has expired: 1970-01-01")
+    assert second == "  So. `fleetlift it`"
 
 
 def test_what_is_under_way(busy: Office) -> None:

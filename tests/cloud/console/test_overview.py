@@ -1,5 +1,6 @@
 """The overview: numbers, the plot, who needs somebody, what runs, what fails; and what to do with an empty fleet."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from cloud.access.roles import Role
 from cloud.console.first_steps import steps_of
 from cloud.console.plotting import SHOWN, lines_of
 from cloud.models import DeviceRow
+from cloud.roles import utc_now
 from cloud.store.samples import HistoryPoint, HistorySeries
 from cloud.values import ChannelKey, ReleaseDraft, ReleaseView
 from cloud.watching import MANY
@@ -180,6 +182,24 @@ def test_each_number_leads_to_a_list_of_so_many(api: Api) -> None:
         page = ben.get("/")
         for it in page.soup.select("main a[data-count]"):
             assert ben.get(str(it["href"])).one(".total strong").text == it["data-count"], it["href"]
+
+
+def test_signed_metadata_that_expires_is_told_with_what_renews_it(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    with reading(api) as ann:
+        assert not ann.get(f"/products/{PRODUCT}").has(".banner")
+        devices_of(api, "pi-1")
+        for days, badge, how in ((330, "expires soon", "expires"), (400, "expired", "has expired")):
+            at = utc_now() + timedelta(days=days)
+            monkeypatch.setattr("cloud.api.fleet.utc_now", lambda at=at: at)
+            page = ann.get("/")
+            assert f"{badge} Signed metadata of {PRODUCT}" in troubles(page)
+            assert f"fleetlift key renew {PRODUCT}" in page.cli()
+            page = ann.get(f"/products/{PRODUCT}")
+            assert f"The signed metadata of {PRODUCT}, version 1, {how}" in page.text
+            assert f"Devices take no firmware of {PRODUCT}" in page.text
+            assert f"fleetlift key renew {PRODUCT}" in page.cli()
+            for line in page.cli():
+                parse(line)
 
 
 def test_what_runs_is_shown_until_every_device_has_settled(api: Api) -> None:
