@@ -74,6 +74,11 @@ def grouped(number: float) -> str:
     return f"{int(number):,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with what it counts, in the right number."""
+    return f"{grouped(number)} {noun}{'' if number == 1 else 's'}"
+
+
 def words(name: object) -> str:
     """Return a name of the vocabulary as words."""
     return str(getattr(name, "value", name)).replace("_", " ")
@@ -107,7 +112,14 @@ def _environment() -> Environment:
         extensions=["jinja2.ext.loopcontrols", "jinja2.ext.do"],
     )
     environment.filters.update(
-        when=when, lasting=lasting, size=size, grouped=grouped, words=words, printable=printable, part=_part
+        when=when,
+        lasting=lasting,
+        size=size,
+        grouped=grouped,
+        counted=counted,
+        words=words,
+        printable=printable,
+        part=_part,
     )
     environment.globals.update(static=assets.address, query_with=query_with, explain=explain)
     return environment

@@ -93,7 +93,7 @@
 
   // A mistake is told beside its field, too: the one that holds what the sentence quotes, or that it begins with.
   function blamed(sentence) {
-    const quoted = [...sentence.matchAll(/'([^']+)'/g)].map((found) => found[1]);
+    const quoted = [...sentence.matchAll(/(?<!\w)'([^']+)'(?!\w)/g)].map((found) => found[1]);
     const begins = sentence.toLowerCase().replace(/^the /, "");
     const typed = (field) => field.value.trim();
     const fields = [...document.querySelectorAll("main form[method=post] :is(input, textarea, select)")].filter(
