@@ -95,7 +95,9 @@ _READS: Final = {
     Subject.DEVICE: (
         *("show_device", "show_history", "show_decisions", "show_why", "show_device_timeline", "list_certificates"),
     ),
-    Subject.RELEASE: ("show_release", "show_progress", "show_rollout", "show_needs", "show_release_timeline"),
+    Subject.RELEASE: (
+        *("show_release", "show_progress", "show_waiting", "show_rollout", "show_needs", "show_release_timeline"),
+    ),
     Subject.OTA: ("show_ota",),
     Subject.SET: ("show_set",),
     Subject.WEBHOOK: ("show_webhook",),

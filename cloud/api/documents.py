@@ -181,7 +181,10 @@ class ForecastAnswer(BaseModel):
 
 
 class ReleaseChange(Document):
-    """What to change of a release for the devices that it has not reached; what is left out stays."""
+    """What to change of a release for the devices that it has not reached; what is left out stays.
+
+    With `if_waiting`, the digest of who waits for it, only while just these devices do.
+    """
 
     percentage: Annotated[int, Field(strict=True)] | None = None
     mandatory: Annotated[bool, Field(strict=True)] | None = None
@@ -189,23 +192,34 @@ class ReleaseChange(Document):
     urgency: Urgency | None = None
     description: Text | None = None
     enabled: Annotated[bool, Field(strict=True)] | None = None
+    if_waiting: Text | None = None
 
 
 class Rollback(Document):
-    """A roll-back to this label."""
+    """A roll-back to this label; with a `plan_hash`, only if it would do what was planned."""
 
     description: Text = ""
     urgency: Urgency = Urgency.GRADUAL
+    plan_hash: Text | None = None
 
 
 class Promotion(Document):
-    """Where to release what succeeded here."""
+    """Where to release what succeeded here; with a `plan_hash`, only if it would do what was planned."""
 
     group: str
     percentage: Annotated[int, Field(strict=True)] = 100
     mandatory: Annotated[bool, Field(strict=True)] | None = None
     urgency: Urgency | None = None
     description: Text | None = None
+    plan_hash: Text | None = None
+
+
+class WaitingPage(BaseModel):
+    """Who is to take a release and has not begun: how many, the SHA-256 over their ids, and some of them by id."""
+
+    count: int
+    digest: str
+    devices: tuple[DeviceProgress, ...]
 
 
 class ReleasePage(BaseModel):

@@ -1,5 +1,6 @@
 """Before anything moves: why one device does what it does, what a release would do, and a release held to that."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Annotated, Any, Final
@@ -8,7 +9,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from cloud.api.backend import Actor, Backend, Server
-from cloud.api.documents import ForecastRequest, NewRelease, ReleasePage, Text
+from cloud.api.documents import ForecastRequest, NewRelease, Promotion, ReleasePage, Rollback, Text
 from cloud.api.naming import find_device, find_firmware, find_group
 from cloud.api.plans import policy_of
 from cloud.api.releases import draft_of, forecast_unpublished, page_of, unpublished_ref
@@ -17,8 +18,8 @@ from cloud.holding import why_not_now
 from cloud.planner import Forecast, components_of
 from cloud.preflight import Bytes, Finish, Preflight, preflight, release_id_of, what_changed
 from cloud.store.errors import ConflictError, InvalidError
-from cloud.store.preflights import DisturbedError
-from cloud.values import MAX_PERCENTAGE
+from cloud.store.preflights import DisturbedError, HeldTo
+from cloud.values import MAX_PERCENTAGE, ReleaseDraft, ReleaseView
 from protocol.codec import to_plain
 from protocol.explaining import explain
 from protocol.identity import MAX_INTEGER
@@ -74,12 +75,15 @@ class PlanRequest(ForecastRequest):
     """A release that may be made; with `devices` each device's verdict is told, too.
 
     Of many, those of one `verdict` alone, or `limit` of each; by id, `after` the last one of the answer before.
+    With `rollback_to`, a label of the channel, it is the roll-back to that label, which reaches whom that one reached:
+    its firmware and its target range are what that label says, whatever stands here.
     """
 
     devices: Annotated[bool, Field(strict=True)] = False
     verdict: Text | None = None
     after: Text = ""
     limit: Annotated[int, Field(strict=True, ge=1, le=MAX_INTEGER)] | None = None
+    rollback_to: Annotated[int, Field(strict=True, ge=1, le=MAX_INTEGER)] | None = None
 
 
 class PlannedDevice(BaseModel):
@@ -121,23 +125,91 @@ def plan_release(server: Server, actor: Actor, body: PlanRequest) -> ReleasePlan
 @router.post("/releases/plan/{plan_hash}", status_code=HTTPStatus.CREATED)
 def release_by_plan(server: Server, actor: Actor, plan_hash: str, body: NewRelease) -> ReleasePage:
     """Make a release that was planned, if what it would do is what was planned; conflict, and what changed, if not."""
-    for _ in range(TRIES):
-        decided = server.store.preflights.decided()
-        _check_unchanged(server, plan_hash, body)
-        draft = draft_of(body, release_id_of(_asked(server, body)))
-        policy = policy_of(body.plan, draft.terms)
-        try:
-            made = server.store.releases.create(draft, by=actor, policy=policy, plan_hash=plan_hash, decided=decided)
-        except DisturbedError:
-            continue
-        return page_of(server, made)
-    raise ConflictError("others decide things all the time just now; nothing was released, try again")
+    draft = draft_of(body, None)
+    policy = policy_of(body.plan, draft.terms)
+    return _held(
+        server, plan_hash, body, lambda held: server.store.releases.create(draft, by=actor, policy=policy, held=held)
+    )
+
+
+@router.post("/releases/{release_id}/rollback", status_code=HTTPStatus.CREATED)
+def roll_back(server: Server, actor: Actor, release_id: str, body: Rollback) -> ReleasePage:
+    """Make this earlier, successful release Live again, under a new label that references it.
+
+    With the `plan_hash` of such a roll-back, only if what it would do is what was planned.
+    """
+    target = server.store.releases.release(release_id)
+
+    def make(held: HeldTo | None) -> ReleaseView:
+        return server.store.releases.rollback(
+            target.channel, target.label, by=actor, urgency=body.urgency, description=body.description, held=held
+        )
+
+    planned = PlanRequest(**_channel(target, target.channel.group), urgency=body.urgency, rollback_to=target.label)
+    return _held(server, body.plan_hash, planned, make)
+
+
+@router.post("/releases/{release_id}/promote", status_code=HTTPStatus.CREATED)
+def promote_release(server: Server, actor: Actor, release_id: str, body: Promotion) -> ReleasePage:
+    """Release what succeeded here to another group, or to a new label of its own channel.
+
+    With the `plan_hash` of a release that says the same, only if what it would do is what was planned.
+    """
+    source = server.store.releases.release(release_id)
+    find_group(server.store, source.channel.product, body.group)
+
+    def make(held: HeldTo | None) -> ReleaseView:
+        return server.store.releases.promote(
+            release_id,
+            body.group,
+            by=actor,
+            percentage=body.percentage,
+            mandatory=body.mandatory,
+            urgency=body.urgency,
+            description=body.description,
+            held=held,
+        )
+
+    planned = NewRelease(
+        **_channel(source, body.group),
+        percentage=body.percentage,
+        mandatory=source.mandatory if body.mandatory is None else body.mandatory,
+        urgency=body.urgency or source.urgency,
+        target_range=source.target_range,
+    )
+    return _held(server, body.plan_hash, planned, make)
 
 
 @router.post("/releases/plan/{plan_hash}/check")
 def check_plan(server: Server, plan_hash: str, body: ForecastRequest) -> ReleasePlan:
     """Tell whether what a release would do is what was planned; conflict, and what changed, if not."""
     return _page(_check_unchanged(server, plan_hash, body), None)
+
+
+def _held(
+    server: Backend, plan_hash: str | None, body: NewRelease, make: Callable[[HeldTo | None], ReleaseView]
+) -> ReleasePage:
+    """Make a release; with a plan's hash only if what it would do is what was planned, when it is made."""
+    if plan_hash is None:
+        return page_of(server, make(None))
+    for _ in range(TRIES):
+        decided = server.store.preflights.decided()
+        planned = _check_unchanged(server, plan_hash, body)
+        try:
+            return page_of(server, make(HeldTo(planned.release_id, plan_hash, decided)))
+        except DisturbedError:
+            continue
+    raise ConflictError("others decide things all the time just now; nothing was released, try again")
+
+
+def _channel(release: ReleaseView, group: str) -> dict[str, Any]:
+    channel = release.channel
+    return {
+        "product": channel.product,
+        "group": group,
+        "component": channel.component,
+        "version": release.firmware.version,
+    }
 
 
 def _check_unchanged(server: Backend, plan_hash: str, body: NewRelease) -> Preflight:
@@ -152,25 +224,34 @@ def _check_unchanged(server: Backend, plan_hash: str, body: NewRelease) -> Prefl
     return made
 
 
-def _asked(server: Backend, body: NewRelease) -> dict[str, Any]:
-    """Return what is asked for, with all that follows from it, as JSON values."""
+def _draft(server: Backend, body: NewRelease) -> ReleaseDraft:
+    """Return what would be released."""
     draft = draft_of(body, None)
+    if not isinstance(body, PlanRequest) or body.rollback_to is None:
+        return draft
+    back = server.store.releases.rollback_draft(draft.channel, body.rollback_to)
+    return replace(back, urgency=draft.urgency)
+
+
+def _asked(server: Backend, body: NewRelease, draft: ReleaseDraft) -> dict[str, Any]:
+    """Return what is asked for, with all that follows from it, as JSON values."""
     policy = policy_of(body.plan, draft.terms)
     unpublished = body.firmware if isinstance(body, ForecastRequest) else None
-    found = unpublished or find_firmware(server.store, body.product, body.component, body.version)
+    found = unpublished or find_firmware(server.store, body.product, body.component, draft.version)
     there = server.store.releases.releases(product=body.product, group=body.group, component=body.component)
-    return {
+    back = {"rollback_to": body.rollback_to} if isinstance(body, PlanRequest) and body.rollback_to else {}
+    return back | {
         "product": body.product,
         "group": body.group,
         "component": body.component,
-        "version": body.version,
+        "version": draft.version,
         "digest": found.digest,
         "label": max((it.label for it in there), default=0) + 1,
-        "percentage": body.percentage,
-        "mandatory": body.mandatory,
-        "forced": body.forced,
-        "urgency": body.urgency.value,
-        "target_range": body.target_range,
+        "percentage": draft.percentage,
+        "mandatory": draft.mandatory,
+        "forced": draft.forced,
+        "urgency": draft.urgency.value,
+        "target_range": draft.target_range,
         "terms": to_plain(draft.terms),
         "plan": plain(policy) if policy else None,
     }
@@ -178,17 +259,17 @@ def _asked(server: Backend, body: NewRelease) -> dict[str, Any]:
 
 def _preflight(server: Backend, body: NewRelease) -> tuple[dict[str, Any], Forecast, Preflight]:
     find_group(server.store, body.product, body.group)
-    draft = draft_of(body, None)
+    draft = _draft(server, body)
     policy = policy_of(body.plan, draft.terms)
     if policy is not None and body.percentage != MAX_PERCENTAGE:
         raise InvalidError("a plan sets the percentage by its phases: give one of the two; nothing was changed")
-    asked = _asked(server, body)
+    asked = _asked(server, body, draft)
     begun = replace(draft, release_id=release_id_of(asked), terms=replace(draft.terms, not_before_ms=0))
     if isinstance(body, ForecastRequest) and body.firmware is not None:
         told, size_bytes = forecast_unpublished(server, begun, body.firmware), body.firmware.size_bytes
     else:
         told = server.store.releases.forecast(begun)
-        size_bytes = find_firmware(server.store, body.product, body.component, body.version).size_bytes
+        size_bytes = find_firmware(server.store, body.product, body.component, draft.version).size_bytes
     made = preflight(
         asked,
         size_bytes,
@@ -200,7 +281,9 @@ def _preflight(server: Backend, body: NewRelease) -> tuple[dict[str, Any], Forec
     return asked, told, made
 
 
-def _warnings(server: Backend, body: ForecastRequest) -> tuple[str, ...]:
+def _warnings(server: Backend, body: PlanRequest) -> tuple[str, ...]:
+    if body.rollback_to is not None:  # what brings a version back is a brake, and not refused
+        return ()
     draft = draft_of(body, None)
     unpublished = unpublished_ref(draft, body.firmware) if body.firmware else None
     return server.store.preflights.warnings(draft, unpublished)

@@ -1,9 +1,9 @@
-"""Releases: forecast, make, patch, roll back, promote, and watch how far they are."""
+"""Releases: forecast, make, patch, and watch how far they are."""
 
 import asyncio
 from dataclasses import replace
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Query
 
@@ -15,16 +15,16 @@ from cloud.api.documents import (
     ForecastRequest,
     HeldDevice,
     NewRelease,
-    Promotion,
     ReleaseChange,
     ReleasePage,
     ReleaseProgress,
-    Rollback,
+    WaitingPage,
 )
 from cloud.api.naming import check_filter, find_firmware, find_group
 from cloud.api.plans import policy_of, terms_of
 from cloud.planner import Forecast, forecast
-from cloud.store.errors import InvalidError
+from cloud.store.errors import ConflictError, InvalidError
+from cloud.store.preflights import DisturbedError
 from cloud.store.releases import new_release_id
 from cloud.values import MAX_PERCENTAGE, ChannelKey, ReleaseDraft, ReleaseMetrics, ReleasePatch, ReleaseView
 from cloud.watching import MAX_SHOWN, Watching
@@ -34,6 +34,7 @@ from protocol.identity import MAX_INTEGER
 from protocol.manifest import Requirements
 from protocol.values import FirmwareRef
 
+TRIES: Final = 5
 router = APIRouter(tags=["releases"])
 
 
@@ -109,35 +110,34 @@ def show_release(server: Server, release_id: str, metrics: bool = True) -> Relea
 
 @router.patch("/releases/{release_id}")
 def patch_release(server: Server, actor: Actor, release_id: str, body: ReleaseChange) -> ReleasePage:
-    """Change a release for the devices that it has not reached."""
-    patch = ReleasePatch(**body.model_dump(exclude_unset=True))
-    return page_of(server, server.store.releases.patch(release_id, patch, by=actor))
+    """Change a release for the devices that it has not reached; with `if_waiting`, if those wait that were shown."""
+    patch = ReleasePatch(**body.model_dump(exclude_unset=True, exclude={"if_waiting"}))
+    if body.if_waiting is None:
+        return page_of(server, server.store.releases.patch(release_id, patch, by=actor))
+    for _ in range(TRIES):
+        decided = server.store.preflights.decided()
+        waiting = server.store.standings.waiting(release_id, limit=0)
+        if waiting.digest != body.if_waiting:
+            raise ConflictError(
+                f"others wait for it than were shown: {waiting.count} devices do now; nothing was changed, look again"
+            )
+        try:
+            return page_of(server, server.store.releases.patch(release_id, patch, by=actor, decided=decided))
+        except DisturbedError:
+            continue
+    raise ConflictError("others decide things all the time just now; nothing was changed, try again")
 
 
-@router.post("/releases/{release_id}/rollback", status_code=HTTPStatus.CREATED)
-def roll_back(server: Server, actor: Actor, release_id: str, body: Rollback) -> ReleasePage:
-    """Make this earlier, successful release Live again, under a new label that references it."""
-    target = server.store.releases.release(release_id)
-    made = server.store.releases.rollback(
-        target.channel, target.label, by=actor, urgency=body.urgency, description=body.description
-    )
-    return page_of(server, made)
+@router.get("/releases/{release_id}/waiting")
+def show_waiting(
+    server: Server, release_id: str, limit: Annotated[int, Query(ge=0, le=MAX_SHOWN)] = MAX_SHOWN
+) -> WaitingPage:
+    """Tell who is to take a release and has not begun: how many, some of them, and the digest that a change is held to.
 
-
-@router.post("/releases/{release_id}/promote", status_code=HTTPStatus.CREATED)
-def promote_release(server: Server, actor: Actor, release_id: str, body: Promotion) -> ReleasePage:
-    """Release what succeeded here to another group, or to a new label of its own channel."""
-    find_group(server.store, server.store.releases.release(release_id).channel.product, body.group)
-    made = server.store.releases.promote(
-        release_id,
-        body.group,
-        by=actor,
-        percentage=body.percentage,
-        mandatory=body.mandatory,
-        urgency=body.urgency,
-        description=body.description,
-    )
-    return page_of(server, made)
+    It is counted anew each time, however large the fleet.
+    """
+    found = server.store.standings.waiting(release_id, limit=limit)
+    return WaitingPage(count=found.count, digest=found.digest, devices=found.some)
 
 
 @router.get("/releases/{release_id}/progress")

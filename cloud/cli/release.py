@@ -77,6 +77,7 @@ def show(operator: Operator, *, name: str, **channel: str | None) -> None:
 @channel_options
 @click.option("--percentage", type=PERCENTAGE, metavar="1-100", help="The share of devices; it can only rise.")
 @click.option("--mandatory/--optional", default=None, help="Installed at start-up, before the application runs.")
+@click.option("--force/--no-force", "forced", default=None, help="Goes over disabled updates and holds.")
 @click.option("--description", metavar="TEXT")
 @click.option("--immediate/--gradual", default=None, help="Taken at once, or at the start of the next session.")
 @pass_operator
@@ -86,6 +87,7 @@ def patch(
     name: str,
     percentage: int | None,
     mandatory: bool | None,
+    forced: bool | None,
     description: str | None,
     immediate: bool | None,
     **channel: str | None,
@@ -94,6 +96,7 @@ def patch(
     said = {
         "percentage": percentage,
         "mandatory": mandatory,
+        "forced": forced,
         "description": description,
         "urgency": _urgency(immediate),
     }
@@ -139,14 +142,15 @@ def disable(operator: Operator, *, name: str, **channel: str | None) -> None:
 def now(operator: Operator, *, name: str, yes: bool, **channel: str | None) -> None:
     """Make a gradual release immediate: online devices take it in real time."""
     page = find(operator, name, channel)
-    progress = operator.api.get("releases", page["release"]["release_id"], "progress")
-    waiting = progress["stages"].get("waiting", 0)
+    shown_to = operator.api.get("releases", page["release"]["release_id"], "waiting", limit=0)
+    waiting = shown_to["count"]
     operator.output.confirm(
         f"{channel_of(page)} {label_of(page)} ({page['release']['firmware']['version']}) at once, for the "
         f"{plural(waiting, 'device')} that {'waits' if waiting == 1 else 'wait'} for it?",
         yes=yes,
     )
-    page = operator.api.patch("releases", page["release"]["release_id"], body={"urgency": "immediate"})
+    held = {} if yes else {"if_waiting": shown_to["digest"]}  # to what somebody looked at, if somebody did
+    page = operator.api.patch("releases", page["release"]["release_id"], body={"urgency": "immediate"} | held)
     operator.output.say(f"{channel_of(page)} {label_of(page)} is immediate. {page['link']}")
     operator.output.record(page, details(page))
 
@@ -228,6 +232,7 @@ def _changed(before: Json, after: Json, changes: Json) -> str:
     words = {
         "percentage": f"{is_now['percentage']} % of the devices",
         "mandatory": "mandatory" if is_now["mandatory"] else "optional",
+        "forced": "forced" if is_now["forced"] else "not forced",
         "urgency": shown(is_now["urgency"]),
         "description": f"the description {shown(is_now['description'])!r}"
         if is_now["description"]

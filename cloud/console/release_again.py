@@ -1,25 +1,25 @@
 """More of a release that exists: change it, make it immediate, release it to another group, make it Live again."""
 
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 
 from fastapi import APIRouter, Response
 
 from cloud.access.roles import Role
 from cloud.api.documents import Promotion, ReleaseChange, ReleasePage, Rollback
 from cloud.api.groups import list_groups
-from cloud.api.products import show_product
-from cloud.api.releases import patch_release, promote_release, roll_back, show_release
-from cloud.console.counts import Counts
+from cloud.api.preflight import promote_release, roll_back
+from cloud.api.releases import patch_release, show_release, show_waiting
 from cloud.console.forms import Form, RefusedError
 from cloud.console.lines import release_line
 from cloud.console.release_deeds import OPEN, channel_path, release_path
-from cloud.console.reviewing import Question, ask, check_as_planned, check_typed, has_to_type
-from cloud.console.templating import grouped
+from cloud.console.reviewing import Question, ask, check_confirmed, check_typed, has_to_type, is_to_wait
 from cloud.console.visiting import Visit, Visiting
-from cloud.progress import Stage
 from cloud.values import MAX_PERCENTAGE, ReleaseView
 from protocol.values import Urgency
+
+SHOWN: Final = 100
+"""Devices that are named of those that wait."""
 
 router = APIRouter(include_in_schema=False)
 
@@ -42,12 +42,14 @@ def edit(visit: Visit, release_id: str) -> Response:
         before = {
             "percentage": release.percentage,
             "mandatory": release.mandatory,
+            "forced": release.forced,
             "urgency": release.urgency,
             "description": release.description,
         }
         wanted: dict[str, Any] = {
             "percentage": form.number("percentage", release.percentage),
             "mandatory": form.ticked("mandatory"),
+            "forced": form.ticked("forced"),
             "urgency": form.text("urgency", release.urgency.value),
             "description": form.text("description"),
         }
@@ -73,6 +75,7 @@ def _edit(visit: Visiting, page: ReleasePage, *, refused: str = "") -> Response:
         "percentage": form.text("percentage", str(release.percentage)),
         "urgency": form.text("urgency", release.urgency.value),
         "description": form.text("description", release.description),
+        "forced": form.ticked("forced") if form.fields else release.forced,
         "mandatory": form.ticked("mandatory") if form.fields else release.mandatory,
     }
     return visit.page(
@@ -94,6 +97,8 @@ def _patch_words(changes: dict[str, Any]) -> tuple[str, ...]:
         words += ["--percentage", str(changes["percentage"])]
     if "mandatory" in changes:
         words.append("--mandatory" if changes["mandatory"] else "--optional")
+    if "forced" in changes:
+        words.append("--force" if changes["forced"] else "--no-force")
     if "urgency" in changes:
         words.append(f"--{changes['urgency']}")
     if "description" in changes:
@@ -114,12 +119,11 @@ def show_now(visit: Visit, release_id: str) -> Response:
 def release_now(visit: Visit, release_id: str) -> Response:
     """Make a release immediate, if as many wait for it as was shown."""
     release = _found(visit, release_id).release
-    large, waiting = _waiting(visit, release)
+    if visit.form.text("step") != "now":
+        return _now(visit, release)
     try:
-        shown = visit.form.number("reach", 0) or 0
-        _check_as_shown(shown, shown if large else waiting)
-        check_typed(visit, shown)
-        change = ReleaseChange(urgency=Urgency.IMMEDIATE)
+        check_typed(visit, visit.form.number("reach", 0) or 0)
+        change = ReleaseChange(urgency=Urgency.IMMEDIATE, if_waiting=visit.form.text("waiting"))
         visit.do(
             "patch_release",
             lambda: patch_release(visit.server, visit.name, release_id, change),
@@ -133,36 +137,22 @@ def release_now(visit: Visit, release_id: str) -> Response:
 
 
 def _now(visit: Visiting, release: ReleaseView, *, refused: str = "") -> Response:
-    counts: Counts = visit.request.app.state.counts
-    large, waiting = _waiting(visit, release)
-    progress = counts.progress(release, large=large)
-    devices = progress.devices if progress else ()
+    """Show who waits, counted now; of a large fleet a page comes first that asks for that."""
+    visit.require("show_waiting", release_id=release.release_id)
+    may_be = release.enabled and release.urgency is Urgency.GRADUAL
+    is_counted = may_be and (bool(refused) or not is_to_wait(visit, release.channel.product))
+    waiting = show_waiting(visit.server, release.release_id, limit=SHOWN) if is_counted else None
     return visit.page(
         "release_now.html",
         status=HTTPStatus.CONFLICT if refused else HTTPStatus.OK,
         refused=refused,
         release=release,
         crumbs=_crumbs(release),
-        progress=progress,
         waiting=waiting,
-        waiters=[it for it in devices if it.stage is Stage.WAITING],
-        typed=has_to_type(visit, waiting),
+        typed=waiting is not None and has_to_type(visit, waiting.count),
         line=release_line(release, "now", "--yes"),
         may=visit.may(Role.RELEASE_MANAGER, release.channel.product),
     )
-
-
-def _check_as_shown(shown: int, waiting: int) -> None:
-    if shown != waiting:
-        said = f"{grouped(shown)} devices waited for it, and {grouped(waiting)} do now"
-        raise RefusedError(f"{said}. Nothing was changed; look again.")
-
-
-def _waiting(visit: Visiting, release: ReleaseView) -> tuple[bool, int]:
-    counts: Counts = visit.request.app.state.counts
-    large = counts.is_large(show_product(visit.server, release.channel.product))
-    progress = counts.progress(release, large=large)
-    return large, progress.stages.get(Stage.WAITING, 0) if progress else 0
 
 
 # Release it to another group, make it Live again
@@ -192,10 +182,10 @@ def promote(visit: Visit, release_id: str) -> Response:
         refused = ""
         if visit.form.text("step") == "release":
             try:
-                check_as_planned(visit, body)
+                promotion = Promotion(**said, plan_hash=check_confirmed(visit))
                 made = visit.do(
                     "promote_release",
-                    lambda: promote_release(visit.server, visit.name, release_id, Promotion(**said)),
+                    lambda: promote_release(visit.server, visit.name, release_id, promotion),
                     release_id=release_id,
                 )
                 return _made(visit, made, release_line(release, "promote", *_promote_words(said)))
@@ -209,29 +199,30 @@ def promote(visit: Visit, release_id: str) -> Response:
 @router.get("/releases/{release_id}/rollback")
 def show_rollback(visit: Visit, release_id: str) -> Response:
     """Show whom it would reach to make an earlier release Live again."""
-    release = _found(visit, release_id).release
-    try:
-        return ask(visit, _rollback_question(visit, release))
-    except RefusedError as error:
-        return visit.go(release_path(release_id), str(error), kind="error")
+    return _review_rollback(visit, _found(visit, release_id).release)
 
 
 @router.post("/releases/{release_id}/rollback")
 def rollback(visit: Visit, release_id: str) -> Response:
     """Make an earlier release Live again, if that is what was confirmed."""
     release = _found(visit, release_id).release
-    question = _rollback_question(visit, release)
+    if visit.form.text("step") != "release":
+        return _review_rollback(visit, release)
     try:
-        if visit.form.text("step") != "release":
-            return ask(visit, question)
-        check_as_planned(visit, question.body)
-        body = Rollback(urgency=Urgency.GRADUAL)
+        body = Rollback(urgency=Urgency.GRADUAL, plan_hash=check_confirmed(visit))
         made = visit.do(
             "roll_back", lambda: roll_back(visit.server, visit.name, release_id, body), release_id=release_id
         )
         return _made(visit, made, release_line(release, "rollback", "--yes"))
     except RefusedError as error:
-        return ask(visit, question, refused=str(error))
+        return _review_rollback(visit, release, refused=str(error))
+
+
+def _review_rollback(visit: Visiting, release: ReleaseView, *, refused: str = "") -> Response:
+    try:
+        return ask(visit, _rollback_question(visit, release), refused=refused)
+    except RefusedError as error:  # it cannot be planned: it succeeded nowhere, or is Live again
+        return visit.go(release_path(release.release_id), str(error), kind="error", code=error.code)
 
 
 def _promote(visit: Visiting, release: ReleaseView, *, refused: str = "") -> Response:
@@ -287,20 +278,15 @@ def _as_request(release: ReleaseView) -> dict[str, Any]:
 
 def _rollback_question(visit: Visiting, release: ReleaseView) -> Question:
     title = f"Roll {release.channel.component} for {release.channel.group} back to v{release.label}?"
-    return _question(visit, release, _as_request(release), title, "rollback")
+    body = _as_request(release) | {"rollback_to": release.label}
+    return _question(visit, release, body, title, "rollback")
 
 
 def _question(visit: Visiting, release: ReleaseView, body: dict[str, Any], title: str, deed: str) -> Question:
     says = [f"{release.firmware.version} under a new label"]
     says += ["online devices take it at once" if body.get("urgency") == "immediate" else "taken at the next session"]
-    back, note = "", ""
-    if deed == "rollback":
-        back = channel_path(release.channel)
-        if release.target_range != "*":
-            note = (
-                f"The new label reaches whom v{release.label} reached by {release.target_range}, and whom later labels "
-                "moved on from there. The latter are not in this forecast."
-            )
+    if deed == "rollback" and release.target_range != "*":
+        says.append(f"on devices that v{release.label} reached, and those that later labels moved on from there")
     return Question(
         title=title,
         crumbs=_crumbs(release),
@@ -310,8 +296,7 @@ def _question(visit: Visiting, release: ReleaseView, body: dict[str, Any], title
         says=tuple(says),
         plan_line=release_line(release, deed, "--yes"),
         may_release=visit.may(Role.RELEASE_MANAGER, release.channel.product),
-        back=back,
-        note=note,
+        back=channel_path(release.channel) if deed == "rollback" else "",
     )
 
 

@@ -15,7 +15,7 @@ from cloud.console.forms import RefusedError
 from cloud.console.lines import line, where
 from cloud.console.release_deeds import channel_path, release_path
 from cloud.console.release_fields import ROWS, Asked, defaults, read
-from cloud.console.reviewing import Question, ask, check_as_planned
+from cloud.console.reviewing import Question, ask, check_confirmed
 from cloud.console.templating import size
 from cloud.console.visiting import Visit, Visiting
 from cloud.values import ChannelKey, FirmwareView
@@ -56,8 +56,7 @@ def take_form(visit: Visit, product: str, component: str, group: str) -> Respons
 
 def _release(visit: Visiting, key: ChannelKey, asked: Asked) -> Response:
     visit.require("release_by_plan", product=key.product)
-    check_as_planned(visit, asked.body)
-    plan_hash = visit.form.text("plan_hash")
+    plan_hash = check_confirmed(visit)
     made = visit.do(
         "release_by_plan",
         lambda: release_by_plan(visit.server, visit.name, plan_hash, NewRelease(**asked.body)),

@@ -11,19 +11,24 @@ from typing import Any, Final
 
 from fastapi import Response
 
-from cloud.api.documents import ForecastRequest, NewRelease
-from cloud.api.preflight import PlannedDevice, PlanRequest, ReleasePlan, check_plan, plan_release
+from cloud.api.documents import NewRelease
+from cloud.api.preflight import PlannedDevice, PlanRequest, ReleasePlan, plan_release
+from cloud.api.products import show_product
 from cloud.api.sameness import find_same_release
+from cloud.console.counts import Counts
 from cloud.console.forms import CSRF_FIELD, RefusedError
 from cloud.console.templating import grouped
 from cloud.console.visiting import Visiting
+from cloud.values import ReleaseView
 
 A_FEW: Final = 40
 """Devices of each verdict that are named at first."""
 A_PAGE: Final = 500
 """Devices of one verdict when more are asked for."""
 TAKES: Final = "takes"
-STEPS: Final = frozenset({CSRF_FIELD, "step", "count", "plan_hash", "reach", "page"})
+LOOK: Final = "look"
+"""The field with which a page of a large fleet asks for what takes a while to count."""
+STEPS: Final = frozenset({CSRF_FIELD, "step", "count", "plan_hash", "reach", "page", LOOK})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +43,6 @@ class Question:
     says: tuple[str, ...] = ()
     plan_line: str = ""
     may_release: bool = True
-    note: str = ""
     tells_same: bool = False
     """Whether it is worth a word that a release says the same already."""
     back: str = ""
@@ -57,35 +61,53 @@ class Verdicts:
 
 
 def ask(visit: Visiting, question: Question, *, refused: str = "") -> Response:
-    """Show what a release would do, and ask whether to do it; RefusedError if it cannot be planned."""
+    """Show what a release would do, and ask whether to do it; RefusedError if it cannot be planned.
+
+    Of a large fleet a page comes at once which says that it is being counted, and asks for the rest.
+    """
+    product = question.body["product"]
+    visit.require("plan_release", product=product)
+    if not refused and not visit.form.ticked("page") and is_to_wait(visit, product):
+        return visit.page("release_review.html", question=question, plan=None, refused="", fields=_fields(visit))
     only, _, after = visit.form.text("page").partition(" ")
     request: dict[str, Any] = {"devices": True, "limit": A_PAGE if only else A_FEW, "after": after}
     body = dict(question.body) | request | ({"verdict": only} if only else {})
     plan = visit.do(
-        "plan_release",
-        lambda: plan_release(visit.server, visit.name, PlanRequest(**body)),
-        product=question.body["product"],
+        "plan_release", lambda: plan_release(visit.server, visit.name, PlanRequest(**body)), product=product
     )
     reach = plan.counts.get(TAKES, 0)
-    again = visit.do(
-        "find_same_release",
-        lambda: find_same_release(visit.server, NewRelease(**question.body)),
-        product=question.body["product"],
-    )
-    status = HTTPStatus.CONFLICT if refused else HTTPStatus.OK
     return visit.page(
         "release_review.html",
-        status=status,
+        status=HTTPStatus.CONFLICT if refused else HTTPStatus.OK,
         question=question,
         plan=plan,
         reach=reach,
         devices=sum(plan.counts.values()),
         verdicts=_verdicts(plan, only),
         typed=has_to_type(visit, reach),
-        fields=[(name, text) for name, texts in visit.form.fields.items() if name not in STEPS for text in texts],
+        fields=_fields(visit),
         refused=refused,
-        same=again.same.release if again.same and question.tells_same else None,
+        same=_same(visit, question) if question.tells_same else None,
     )
+
+
+def is_to_wait(visit: Visiting, product: str) -> bool:
+    """Whether a fleet is so large that its page comes first, and the count after it; that was not asked for yet."""
+    counts: Counts = visit.request.app.state.counts
+    return not visit.form.ticked(LOOK) and counts.is_large(show_product(visit.server, product))
+
+
+def _fields(visit: Visiting) -> list[tuple[str, str]]:
+    return [(name, text) for name, texts in visit.form.fields.items() if name not in STEPS for text in texts]
+
+
+def _same(visit: Visiting, question: Question) -> ReleaseView | None:
+    found = visit.do(
+        "find_same_release",
+        lambda: find_same_release(visit.server, NewRelease(**question.body)),
+        product=question.body["product"],
+    )
+    return found.same.release if found.same else None
 
 
 def has_to_type(visit: Visiting, reach: int) -> bool:
@@ -101,14 +123,13 @@ def check_typed(visit: Visiting, reach: int) -> None:
         raise RefusedError(f"{said}, and it reaches {grouped(reach)}. Nothing was released; type the number to go on.")
 
 
-def check_as_planned(visit: Visiting, body: Mapping[str, Any]) -> None:
-    """Raise RefusedError unless what a release would do is what was shown, and its number was typed."""
-    made = visit.do(
-        "check_plan",
-        lambda: check_plan(visit.server, visit.form.text("plan_hash"), ForecastRequest(**body)),
-        product=body["product"],
-    )
-    check_typed(visit, made.counts.get(TAKES, 0))
+def check_confirmed(visit: Visiting) -> str:
+    """Return the hash of the plan that was shown; raises RefusedError unless its number was typed.
+
+    Whether the world is still as that plan says is checked with the deed, which is held to the hash.
+    """
+    check_typed(visit, visit.form.number("reach", 0) or 0)
+    return visit.form.text("plan_hash")
 
 
 def _verdicts(plan: ReleasePlan, only: str) -> list[Verdicts]:

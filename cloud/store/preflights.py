@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
@@ -22,6 +23,15 @@ MAX_SIGNS: Final = 50_000
 """How many of the newest signs of life are looked at."""
 ABSENCE_MS: Final = 60_000
 """A gap that is an absence: devices that are there tell of what they do within less."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldTo:
+    """The plan that a decision is held to: the id of its release, its hash, and the last decision before the look."""
+
+    release_id: str
+    plan_hash: str
+    decided: int
 
 
 class Preflights:

@@ -16,9 +16,8 @@ from sqlmodel import Session, col, select
 
 from cloud.fleet import FleetView
 from cloud.guard.policy import Phase, Policy
-from cloud.models import AttemptRow, ChannelRow, CounterRow, FirmwareRow, ReleaseRow
+from cloud.models import ChannelRow, CounterRow, FirmwareRow, ReleaseRow
 from cloud.planner import Forecast, forecast
-from cloud.shadowing import rollback_range
 from cloud.store.audit import audit
 from cloud.store.channels import (
     changed,
@@ -26,16 +25,16 @@ from cloud.store.channels import (
     check_floor,
     find_release,
     in_channel,
-    live_release,
     notice_of,
     release_views,
 )
+from cloud.store.earlier import check_succeeded, rollback_draft
 from cloud.store.engine import Change, Database
 from cloud.store.errors import ConflictError, NotFoundError
 from cloud.store.events import note
 from cloud.store.flips import check_stays
 from cloud.store.lookup import firmware_by_id, firmware_row, group_row, product_row, release_row
-from cloud.store.preflights import check_undisturbed
+from cloud.store.preflights import HeldTo, check_undisturbed
 from cloud.store.rollout_checks import check_plan, check_promotable
 from cloud.store.rollouts import abort_with, start_rollout
 from cloud.store.sameness import same_release
@@ -43,7 +42,6 @@ from cloud.store.situations import as_noticed, channels_of, ids_of, situations
 from cloud.values import ChannelKey, ReleaseDraft, ReleasePatch, ReleaseView
 from protocol.codec import to_plain
 from protocol.down import Notice
-from protocol.phases import Outcome
 from protocol.values import Urgency
 
 
@@ -59,20 +57,19 @@ class Releases:
         *,
         by: str,
         policy: Policy | None = None,
-        plan_hash: str = "",
-        decided: int | None = None,
+        held: HeldTo | None = None,
     ) -> ReleaseView:
         """Release a published firmware on a channel under its next label, by a plan if it has a `policy`.
 
         With one, percentage and terms of the draft are its. NotFoundError without such a product, group or firmware;
         ConflictError if the firmware is not published, is below the signed floor, devices would go to and fro with it,
-        or the channel has too many releases that still reach somebody; DisturbedError if the last decision of any kind
-        is not the one numbered `decided`.
+        or the channel has too many releases that still reach somebody; DisturbedError if something was decided
+        since that of `held`.
         """
         with self._database.changing() as change:
-            if decided is not None:
-                check_undisturbed(change.session, decided)
-            row = _create(change, draft, by, policy=_with_approvals(change.session, draft, policy), plan_hash=plan_hash)
+            draft = _bound(change, draft, held)
+            policy = _with_approvals(change.session, draft, policy)
+            row = _create(change, draft, by, policy=policy, plan_hash=_hash_of(held))
             return release_views(change.session, [row], change.now_ms)[0]
 
     def same(self, draft: ReleaseDraft, policy: Policy | None = None) -> ReleaseView | None:
@@ -101,13 +98,16 @@ class Releases:
             )
         return forecast(view, candidate, channel.group)
 
-    def patch(self, release_id: str, patch: ReleasePatch, *, by: str) -> ReleaseView:
+    def patch(self, release_id: str, patch: ReleasePatch, *, by: str, decided: int | None = None) -> ReleaseView:
         """Change a release for the devices that it has not reached yet.
 
-        ConflictError for a percentage that falls, and for any patch of a disabled release but one that enables it.
+        ConflictError for a percentage that falls, and for any patch of a disabled release but one that enables it;
+        DisturbedError if the last decision of any kind is not the one numbered `decided`.
         """
         wanted = to_plain(patch)
         with self._database.changing() as change:
+            if decided is not None:
+                check_undisturbed(change.session, decided)
             row = release_row(change.session, release_id)
             _check_patch(change.session, row, patch)
             before = {name: getattr(row, name) for name, value in wanted.items() if getattr(row, name) != value}
@@ -136,29 +136,24 @@ class Releases:
         by: str,
         urgency: Urgency = Urgency.GRADUAL,
         description: str = "",
+        held: HeldTo | None = None,
     ) -> ReleaseView:
         """Make an earlier successful label Live again, as a new label that references it, at 100 %.
 
         It reaches whom that label reached, and whom later labels moved on from there. ConflictError if that label
-        succeeded on no device, is Live already, or its firmware is below the floor.
+        succeeded on no device, is Live already, or its firmware is below the floor; DisturbedError if something was
+        decided since that of `held`.
         """
         with self._database.changing() as change:
-            earlier = find_release(change.session, channel, label)
-            live = live_release(change.session, channel)
-            if live is not None and live.id == earlier.id:
-                raise ConflictError(f"v{label} of {channel} is Live already; nothing was changed")
-            _check_succeeded(change.session, earlier, "rolled back to")
-            firmware = firmware_by_id(change.session, earlier.firmware_id)
-            draft = ReleaseDraft(
-                channel=channel,
-                version=firmware.version,
-                mandatory=earlier.mandatory,
-                urgency=urgency,
-                target_range=_rollback_range(change.session, earlier, firmware),
-                description=description or f"rollback to v{label}",
-            )
-            row = _create(change, draft, by, references_label=label)
+            decided = rollback_draft(change.session, channel, label)
+            draft = replace(decided, urgency=urgency, description=description or decided.description)
+            row = _create(change, _bound(change, draft, held), by, references_label=label, plan_hash=_hash_of(held))
             return release_views(change.session, [row], change.now_ms)[0]
+
+    def rollback_draft(self, channel: ChannelKey, label: int) -> ReleaseDraft:
+        """Return what a roll-back to a label would release; ConflictError as for `rollback`."""
+        with self._database.reading() as session:
+            return rollback_draft(session, channel, label)
 
     def promote(
         self,
@@ -170,15 +165,17 @@ class Releases:
         mandatory: bool | None = None,
         urgency: Urgency | None = None,
         description: str | None = None,
+        held: HeldTo | None = None,
     ) -> ReleaseView:
         """Release what succeeded there to `to_group` (or to a new label of its own channel).
 
         The target range and, unless given, what is None here are those of the release promoted.
-        ConflictError if it succeeded on no device, or was paused, stopped by its gates, or aborted on its way.
+        ConflictError if it succeeded on no device, or was paused, stopped by its gates, or aborted on its way;
+        DisturbedError if something was decided since that of `held`.
         """
         with self._database.changing() as change:
             source = release_row(change.session, release_id)
-            _check_succeeded(change.session, source, "promoted")
+            check_succeeded(change.session, source, "promoted")
             check_promotable(change.session, source)
             channel = ChannelKey(source.product, to_group, source.component)
             draft = ReleaseDraft(
@@ -192,7 +189,13 @@ class Releases:
             )
             references = source.label if channel == channel_key(source) else None
             policy = _with_approvals(change.session, draft, None)
-            row = _create(change, draft, by, references_label=references, promoted_from=source.id, policy=policy)
+            row = _create(
+                *(change, _bound(change, draft, held), by),
+                references_label=references,
+                promoted_from=source.id,
+                policy=policy,
+                plan_hash=_hash_of(held),
+            )
             return release_views(change.session, [row], change.now_ms)[0]
 
     def releases(
@@ -291,6 +294,18 @@ def _create(
     return row
 
 
+def _bound(change: Change, draft: ReleaseDraft, held: HeldTo | None) -> ReleaseDraft:
+    """Return the draft with the id that its plan has; raises DisturbedError."""
+    if held is None:
+        return draft
+    check_undisturbed(change.session, held.decided)
+    return replace(draft, release_id=held.release_id)
+
+
+def _hash_of(held: HeldTo | None) -> str:
+    return held.plan_hash if held else ""
+
+
 def named(row: ReleaseRow) -> dict[str, Any]:
     """Return what events name a release by."""
     return {"channel": str(channel_key(row)), "label": row.label}
@@ -362,32 +377,3 @@ def _check_patch(session: Session, row: ReleaseRow, patch: ReleasePatch) -> None
     if patch.enabled and not row.enabled:
         group_row(session, row.product, row.group_name)
         check_floor(session, firmware_by_id(session, row.firmware_id))
-
-
-def _check_succeeded(session: Session, row: ReleaseRow, doing: str) -> None:
-    """Raise ConflictError unless a device took this release, or one that it references, and the success stands."""
-    channel, ids, earlier = channel_key(row), [row.id], row
-    while earlier.references_label is not None:
-        earlier = find_release(session, channel, earlier.references_label)
-        ids.append(earlier.id)
-    success = select(AttemptRow.id).where(
-        col(AttemptRow.source_id).in_(ids),
-        col(AttemptRow.outcome) == Outcome.SUCCEEDED.value,
-        col(AttemptRow.taken_back_at_ms).is_(None),
-    )
-    if session.exec(success.limit(1)).first() is None:
-        raise ConflictError(
-            f"v{row.label} of {channel} succeeded on no device, so it cannot be {doing}; nothing was changed. "
-            "Release its firmware anew if that is what you want"
-        )
-
-
-def _rollback_range(session: Session, earlier: ReleaseRow, firmware: FirmwareRow) -> str:
-    query = (
-        select(ReleaseRow, FirmwareRow)
-        .join(FirmwareRow, col(FirmwareRow.id) == col(ReleaseRow.firmware_id))
-        .where(*in_channel(channel_key(earlier)), col(ReleaseRow.label) > earlier.label)
-        .order_by(col(ReleaseRow.label))
-    )
-    later = [as_noticed(release, of) for release, of in session.exec(query)]
-    return rollback_range(as_noticed(earlier, firmware), later)

@@ -6,6 +6,7 @@ was cancelled, and one that failed before the failed were told to try again.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from sqlalchemy import ColumnElement, func, or_
 from sqlalchemy import select as select_columns
 from sqlmodel import Session, col, select
 
+from cloud.cohorts import Inquiry
 from cloud.models import AttemptRow, DeviceRow, ReleaseRow
 from cloud.progress import CONTRADICTED, DeviceProgress, Rollout, Stage, expected_progress, stage_of
 from cloud.rollout_models import RolloutRow
@@ -22,6 +24,7 @@ from cloud.store.lookup import release_row
 from cloud.store.situations import DeviceIds, channels_of, ids_of, situations
 from protocol.codec import structure
 from protocol.phases import Outcome, Phase, Reason
+from protocol.selection import Decision, Verdict
 from protocol.up import Progress
 
 
@@ -43,6 +46,15 @@ class Unbegun:
     devices: Mapping[str, DeviceProgress]
     looked_at: int
     last_attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """The devices that are to take a release and have not begun: how many, which (SHA-256 over their ids), and some."""
+
+    count: int
+    digest: str
+    some: tuple[DeviceProgress, ...]
 
 
 class Standings:
@@ -100,6 +112,37 @@ class Standings:
                     device_id=device_id, online=situation.online, stage=before[device_id]
                 )
         return Unbegun(devices=found, looked_at=len(devices), last_attempt=last)
+
+    def waiting(self, release_id: str, *, limit: int) -> Waiting:
+        """Tell who waits for a release now, naming `limit` of them by id; NotFoundError. Who is alike is asked once."""
+        with self._database.reading() as session:
+            release = release_row(session, release_id)
+            begun = select(AttemptRow.device_id).where(*_decided(release))
+            fleet = situations(session, release.product, _group(release).where(col(DeviceRow.id).not_in(begun)))
+            channels, now_ms = channels_of(session, release.product), self._database.now_ms()
+        inquiry = Inquiry(fleet, channels, now_ms)
+        positions = sorted(
+            position
+            for kind in range(len(fleet.kinds))
+            for alike in inquiry.decided(kind, release.component)
+            if _is_to_take(alike.decision, release_id)
+            for position in alike.positions
+        )
+        ids = "\0".join(sorted(fleet.device_ids[it] for it in positions))
+        some = (
+            expected_progress(release_id, release.component, fleet[it], channels, now_ms=now_ms)
+            for it in positions[:limit]
+        )
+        return Waiting(
+            count=len(positions),
+            digest=hashlib.sha256(ids.encode()).hexdigest(),
+            some=tuple(it for it in some if it is not None),
+        )
+
+
+def _is_to_take(decision: Decision, release_id: str) -> bool:
+    wanted = decision.wanted
+    return wanted is not None and wanted.source_id == release_id and decision.verdict is Verdict.TAKE
 
 
 def _group(release: ReleaseRow) -> DeviceIds:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from cloud.store.preflights import DisturbedError
+from cloud.store.preflights import DisturbedError, HeldTo
 from cloud.values import ChannelKey, ReleaseDraft
 from protocol.phases import Phase
 from protocol.up import DeviceState
 from protocol.values import ComponentState
+from tests.cloud.console.releasing import fleet, path_of, release
 from tests.cloud.homes import MODEL, PRODUCT, Api
 
 
@@ -96,7 +97,7 @@ def test_a_decision_at_the_very_moment_lets_no_plan_pass(api: Api) -> None:
     draft = ReleaseDraft(channel=ChannelKey(PRODUCT, "everyone", "app"), version="1.1.0")
 
     with pytest.raises(DisturbedError, match="nothing was changed"):
-        store.releases.create(draft, by="ann", plan_hash="0" * 64, decided=decided)
+        store.releases.create(draft, by="ann", held=HeldTo("rel-1", "0" * 64, decided))
     assert store.releases.releases() == ()
 
 
@@ -117,3 +118,98 @@ def test_the_devices_of_a_plan_come_by_verdict_and_page_by_page(api: Api) -> Non
     assert runs["device_id"] == "pi-3"
     assert runs["detail"]
     assert api("POST", "/releases/plan", asked | {"verdict": "away"})["devices"] == []
+
+
+CHANNEL = {"product": PRODUCT, "group": "everyone", "component": "app"}
+
+
+def test_a_plan_warns_of_what_would_be_refused(api: Api) -> None:
+    api.home.publish("1.0.0")
+    api.home.publish("1.1.0")
+    api.home.join("pi-1")
+    api("POST", "/releases", CHANNEL | {"version": "1.0.0"}, expect=201)
+    api("POST", "/groups", {"product": PRODUCT, "group": "old", "query": 'app < "1.1.0"'}, expect=201)
+    body = CHANNEL | {"group": "old", "version": "1.1.0"}
+
+    (warning,) = api("POST", "/releases/plan", body)["warnings"]
+
+    assert warning.endswith("; this release would be refused")
+    assert api.refusal("POST", "/releases", body, status=409)[1].startswith(warning.partition(";")[0])
+    facts = {"digest": "2" * 64, "size_bytes": 1, "hardware_models": [MODEL]}
+    unpublished = body | {"version": "1.2.0", "firmware": facts}
+    assert len(api("POST", "/releases/plan", unpublished)["warnings"]) == 1
+    assert api("POST", "/releases/plan", CHANNEL | {"version": "1.1.0"})["warnings"] == []
+
+
+def test_a_roll_back_and_a_promotion_are_held_to_their_plans(api: Api) -> None:
+    devices = fleet(api, 3)
+    first = release(api, "1.1.0")
+    devices[0].take("1.1.0", first["release_id"])
+    second = release(api, "1.2.0")
+    devices[0].take("1.2.0", second["release_id"])
+    asked = CHANNEL | {"version": "1.1.0"}
+    back = f"{path_of(first)}/rollback"
+
+    planned = api("POST", "/releases/plan", asked | {"rollback_to": 1})
+    plain = api("POST", "/releases/plan", asked)
+    assert planned["plan_hash"] != plain["plan_hash"]
+    assert "no plan" in api.refusal("POST", back, {"plan_hash": ""}, status=409)[1]
+    said = api.refusal("POST", back, {"plan_hash": plain["plan_hash"]}, status=409)[1]
+    assert "rollback_to was nothing and is 1" in said
+    said = api.refusal("POST", back, {"plan_hash": planned["plan_hash"], "urgency": "immediate"}, status=409)[1]
+    assert 'urgency was "gradual" and is "immediate"' in said
+    devices[1].take("1.1.0", first["release_id"])
+    said = api.refusal("POST", back, {"plan_hash": planned["plan_hash"]}, status=409)[1]
+    assert "takes was 3 and is 2" in said
+    planned = api("POST", "/releases/plan", asked | {"rollback_to": 1})
+    made = api("POST", back, {"plan_hash": planned["plan_hash"]}, expect=201)["release"]
+    assert (made["release_id"], made["references_label"]) == (planned["release_id"], 1)
+    rows = api("GET", f"/audit?subject=release/{made['release_id']}")
+    assert rows[-1]["after"]["plan_hash"] == planned["plan_hash"]
+
+    again = api("POST", "/releases/plan", CHANNEL | {"version": "1.2.0", "percentage": 50})
+    promote = {"group": "everyone", "percentage": 50, "plan_hash": again["plan_hash"]}
+    said = api.refusal("POST", f"{path_of(second)}/promote", promote | {"percentage": 60}, status=409)[1]
+    assert "percentage was 50 and is 60" in said
+    made = api("POST", f"{path_of(second)}/promote", promote, expect=201)["release"]
+    assert (made["release_id"], made["percentage"]) == (again["release_id"], 50)
+
+
+def test_a_roll_back_to_what_cannot_be_is_not_planned(api: Api) -> None:
+    fleet(api, 2)
+    release(api, "1.1.0")
+    release(api, "1.2.0")
+    asked = CHANNEL | {"version": "1.1.0"}
+
+    assert "succeeded on no device" in api.refusal("POST", "/releases/plan", asked | {"rollback_to": 1}, status=409)[1]
+    assert "is Live already" in api.refusal("POST", "/releases/plan", asked | {"rollback_to": 2}, status=409)[1]
+    api.refusal("POST", "/releases/plan", asked | {"rollback_to": 9}, status=404)
+
+
+def test_who_waits_is_told_and_a_change_is_held_to_it(api: Api) -> None:
+    devices = fleet(api, 4)
+    made = release(api, "1.1.0", percentage=100)
+    devices[0].take("1.1.0", made["release_id"])
+    api.home.store.devices.pin("pi-04", "app", "1.0.0", by="test")
+    path = path_of(made)
+
+    told = api("GET", f"{path}/waiting")
+    assert (told["count"], [it["device_id"] for it in told["devices"]]) == (2, ["pi-02", "pi-03"])
+    assert {it["stage"] for it in told["devices"]} == {"waiting"}
+    some = api("GET", f"{path}/waiting?limit=1")
+    assert (some["digest"], len(some["devices"])) == (told["digest"], 1)
+    api.home.store.devices.unpin("pi-04", "app", by="test")
+    devices[1].take("1.1.0", made["release_id"])
+    change = {"urgency": "immediate", "if_waiting": told["digest"]}
+    assert "others wait for it than were shown: 2 devices" in api.refusal("PATCH", path, change, status=409)[1]
+    assert api("GET", path)["release"]["urgency"] == "gradual"
+    now = api("GET", f"{path}/waiting")
+    assert api("PATCH", path, change | {"if_waiting": now["digest"]})["release"]["urgency"] == "immediate"
+
+
+def test_who_waits_is_whom_progress_says(api: Api) -> None:
+    fleet(api, 30)
+    made = release(api, "1.1.0", percentage=40)
+    stages = api("GET", f"{path_of(made)}/progress")["stages"]
+    told = api("GET", f"{path_of(made)}/waiting")
+    assert 0 < told["count"] == stages["waiting"] < 30

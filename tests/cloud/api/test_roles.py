@@ -32,7 +32,7 @@ PRODUCTS: Final = {
     | {"show_blob", "show_standing", "show_metadata", "show_product", "show_group", "explain_match", "try_query"}
     | {"show_firmware", "show_matrix", "show_device", "show_history", "show_decisions", "show_why"}
     | {"show_device_timeline", "list_certificates", "show_release", "show_progress", "show_rollout", "show_needs"}
-    | {"show_release_timeline", "show_ota", "show_set", "show_webhook"}
+    | {"show_release_timeline", "show_waiting", "show_ota", "show_set", "show_webhook"}
     | {"show_fleet", "list_attention", "show_fleet_history", "show_running"},
     OPERATOR: {"enrol_device", "prepare_devices", "import_fleet", "create_enrolment_token", "revoke_enrolment_token"}
     | {"lock_device", "unlock_device", "revoke_device", "take_turn_away", "create_ota", "cancel_ota"}

@@ -125,6 +125,7 @@ COMMANDS: Final = {
 FOR_PROGRAMS: Final = {
     *("list_attempts", "list_events", "show_metrics", "show_decisions", "show_blob", "show_audit_head"),
     *("show_me", "show_system", "enrol_device", "forecast_release", "check_plan", "release_by_plan"),
+    "show_waiting",
     *("show_fleet_history", "show_running", "list_attention", "verify_audit"),
     *("find_same_release", "explain_match", "list_dependants"),
 }

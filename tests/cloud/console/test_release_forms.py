@@ -305,3 +305,19 @@ def test_the_same_release_again_is_said_to_be_one(api: Api) -> None:
         assert "v1 says the same already" in review.text
         review = ann.get(f"{FORM}?version=1.1.0").submit(SHOW)
         assert "says the same" not in review.text
+
+
+def test_a_review_says_why_it_would_be_refused_and_offers_no_deed(api: Api) -> None:
+    """Devices would leave the group with the version, and go back by what was released before."""
+    fleet(api, 2)
+    release(api, "1.0.0")
+    body = {"product": PRODUCT, "group": "old", "query": 'app < "1.2.0"'}
+    api("POST", "/groups", body, expect=201)
+    with reading(api) as ann:
+        page = ann.get(f"/products/{PRODUCT}/app/old/release").submit(SHOW)
+        (said,) = page.soup.select("main .banner.bad")
+        assert "It cannot be made so" in said.get_text()
+        assert "this release would be refused" in said.get_text()
+        assert not page.has("main button[value=release]")
+        assert page.submit("Change it").title == "New release: v1"
+    assert len(api("GET", "/releases")) == 1
