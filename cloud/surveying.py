@@ -4,8 +4,6 @@ A large fleet's numbers are counted by a thread, for no more than a share of the
 new, everybody is shown those from before, with the time at which they were counted.
 """
 
-import logging
-import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -13,13 +11,11 @@ from typing import Final
 from cloud.attention import MAX_NAMED, DeviceInNeed, Need, ProductNumbers, Survey, Trouble
 from cloud.changes import Changes
 from cloud.refusals import Refusals
+from cloud.sparing import MANY, Sparing
 from cloud.store.samples import Counts
 from cloud.store.store import Store
-from cloud.watching import MANY, SHARE
 
-CALM_S: Final = 2.0
-"""The youngest that a large fleet's numbers are counted anew."""
-_log = logging.getLogger(__name__)
+_FLEET: Final = "the fleet"
 
 
 class Surveying:
@@ -36,52 +32,19 @@ class Surveying:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Take what is counted, and what is told whenever a large fleet was counted anew."""
-        self._store, self._refusals, self._changes, self._quiet_after_ms = store, refusals, changes, quiet_after_ms
-        self._now, self._clock = now, clock
-        self._kept: Survey | None = None
-        self._made_at_s = self._took_s = 0.0
-        self._lock, self._one_at_a_time = threading.Lock(), threading.Lock()
-        self._is_counting = False
+        self._store, self._refusals, self._quiet_after_ms, self._now = store, refusals, quiet_after_ms, now
+        self._surveys = Sparing(lambda _: self._count(), told=changes.bump, clock=clock)
 
     def get(self) -> Survey:
         """Return the fleet in numbers: of now if it is small, else of `counted_at_ms`; the first are waited for."""
-        return self.glance() or self._first()
+        return self._surveys.first(_FLEET) if self._is_large() else self._count()
 
     def glance(self) -> Survey | None:
         """Return the same, or None before a large fleet was counted for the first time: nobody waits for that."""
-        if self._store.devices.count() < MANY:
-            return self._count()
-        with self._lock:
-            kept = self._kept
-            is_old = kept is None or self._clock() - self._made_at_s > max(CALM_S, self._took_s / SHARE)
-            if is_old and not self._is_counting:
-                self._is_counting = True
-                threading.Thread(target=self._count_anew, name="survey", daemon=True).start()
-        return kept
+        return self._surveys.glance(_FLEET) if self._is_large() else self._count()
 
-    def _first(self) -> Survey:
-        with self._one_at_a_time:
-            return self._kept or self._keep()
-
-    def _count_anew(self) -> None:
-        try:
-            with self._one_at_a_time:
-                self._keep()
-        except Exception:  # noqa: BLE001 - whoever asks next has it tried again
-            _log.warning("the fleet could not be counted", exc_info=True)
-        else:
-            self._changes.bump()
-        finally:
-            with self._lock:
-                self._is_counting = False
-
-    def _keep(self) -> Survey:
-        began_s = self._clock()
-        found = self._count()
-        with self._lock:
-            self._kept, self._made_at_s = found, self._clock()
-            self._took_s = self._made_at_s - began_s
-        return found
+    def _is_large(self) -> bool:
+        return self._store.devices.count() >= MANY
 
     def _count(self) -> Survey:
         store, counted_at_ms = self._store, int(self._now() * 1000)

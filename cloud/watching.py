@@ -6,27 +6,22 @@ a share of the time, however many watch. For few devices both are worked out eac
 """
 
 import heapq
-import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Final, Generic, TypeVar
+from dataclasses import dataclass
+from typing import Final
 
 from cloud.progress import DeviceProgress, Rollout, Stage, Verdict, verdict_of
+from cloud.sparing import MANY, SHARE, Sparing
 from cloud.store.overview import FleetNumbers
 from cloud.store.standings import Begun, Unbegun
 from cloud.store.store import Store
 from cloud.values import ReleaseMetrics, ReleaseView
 
-MANY: Final = 2000
-"""Devices from which on what was worked out is kept."""
-SHARE: Final = 0.05
-"""Of the time."""
 SHARE_AT_THE_END: Final = 0.25
 """When all seems to have settled, which has to be certain."""
 MAX_KEPT: Final = 64
 MAX_SHOWN: Final = 1000
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,40 +37,6 @@ class ReleaseStanding:
     verdict: Verdict
 
 
-@dataclass(slots=True)
-class _Kept(Generic[T]):
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    value: T | None = None
-    made_at_s: float = 0.0
-    took_s: float = 0.0
-
-
-class Sparing(Generic[T]):
-    """Values by key, worked out once for all who ask at a time, and anew when each is old for what it took."""
-
-    def __init__(self, make: Callable[[str], T], is_dear: Callable[[T], bool], clock: Callable[[], float]) -> None:
-        self._make, self._is_dear, self._clock = make, is_dear, clock
-        self._kept: dict[str, _Kept[T]] = {}
-        self._lock = threading.Lock()
-
-    def get(self, key: str, *, share: float) -> tuple[T, bool]:
-        """Return a value, and whether it is of now."""
-        with self._lock:
-            kept = self._kept.pop(key, None) or _Kept()
-            self._kept[key] = kept  # the newest last
-            while len(self._kept) > MAX_KEPT:
-                del self._kept[next(iter(self._kept))]
-        with kept.lock:
-            began_s = self._clock()
-            value = kept.value
-            if value is not None and self._is_dear(value) and began_s - kept.made_at_s < kept.took_s / share:
-                return value, False
-            value = self._make(key)
-            kept.value, kept.made_at_s = value, self._clock()
-            kept.took_s = kept.made_at_s - began_s
-            return value, True
-
-
 _Summed = tuple[Begun, Unbegun, int, dict[Stage, int], tuple[DeviceProgress, ...]]
 
 
@@ -86,15 +47,17 @@ class Watching:
         self, store: Store, now: Callable[[], float] = time.time, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._store, self._now = store, now
-        self._unbegun = Sparing(store.standings.unbegun, lambda it: it.looked_at >= MANY, clock)
+        self._unbegun = Sparing(
+            store.standings.unbegun, is_dear=lambda it: it.looked_at >= MANY, clock=clock, max_kept=MAX_KEPT
+        )
         self._summed: dict[str, _Summed] = {}
         self._numbers = Sparing(
             lambda key: store.overview.numbers(quiet_after_ms=int(key)),
-            lambda it: sum(it.attempts.values()) + sum(it.running.values()) >= MANY,
-            clock,
+            is_dear=lambda it: sum(it.attempts.values()) + sum(it.running.values()) >= MANY,
+            clock=clock,
         )
         self._begun: Sparing[tuple[Begun, ReleaseMetrics]] = Sparing(
-            self._count, lambda it: sum(it[0].stages.values()) >= MANY, clock
+            self._count, is_dear=lambda it: sum(it[0].stages.values()) >= MANY, clock=clock, max_kept=MAX_KEPT
         )
 
     def standing(self, release_id: str, *, limit: int) -> ReleaseStanding:

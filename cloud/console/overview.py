@@ -29,9 +29,9 @@ from cloud.console.release_deeds import channel_path
 from cloud.console.visiting import Visit, Visiting, with_query
 from cloud.fleet import ANY_REASON, NO_REASON
 from cloud.progress import Verdict, may_go_on
+from cloud.sparing import MANY
 from cloud.surveying import Surveying
 from cloud.values import ProductView
-from cloud.watching import MANY
 
 NAMED: Final = 5
 """Devices that are named for each trouble."""

@@ -8,9 +8,10 @@ from sqlalchemy import event, insert
 
 from cloud.models import AttemptRow, ComponentRow, DeviceRow, ReleaseRow
 from cloud.progress import Stage, Verdict
+from cloud.sparing import Sparing
 from cloud.store.store import Store
 from cloud.values import ReleasePatch
-from cloud.watching import Sparing, Watching
+from cloud.watching import Watching
 from protocol.phases import Outcome, Phase, Reason
 from tests.cloud.store.conftest import clock, furnished, store
 from tests.cloud.store.fleets import ANN, MODEL, PRODUCT, digest_of, join, release
@@ -173,12 +174,12 @@ def test_who_asks_at_once_is_answered_by_one_look() -> None:
         time.now_s += 2
         return len(made)
 
-    values = Sparing(make, lambda _: True, time)
+    values = Sparing(make, clock=time)
     assert values.get("a", share=0.1) == (1, True)
     assert values.get("a", share=0.1) == (1, False)
     assert values.get("b", share=0.1) == (2, True)
     time.now_s += 17
     assert values.get("a", share=0.1) == (1, False)
     assert values.get("a", share=0.5) == (3, True)
-    cheap = Sparing(make, lambda _: False, time)
+    cheap = Sparing(make, is_dear=lambda _: False, clock=time)
     assert [cheap.get("c", share=0.1)[1] for _ in range(2)] == [True, True]

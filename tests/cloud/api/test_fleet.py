@@ -13,8 +13,8 @@ from cloud.changes import Changes
 from cloud.models import DeviceRow
 from cloud.refusals import Refusals
 from cloud.roles import utc_now
-from cloud.surveying import CALM_S, Surveying
-from cloud.watching import MANY
+from cloud.sparing import CALM_S, MANY
+from cloud.surveying import Surveying
 from protocol.phases import Reason
 from tests.cloud.homes import MODEL, PRODUCT, Api, OpenHome, open_home, serve_api
 from tests.cloud.store.fleets import Device

@@ -5,8 +5,9 @@ import threading
 
 import pytest
 
+from cloud import sparing
 from cloud.console import counts
-from cloud.console.counts import CALM_S, Glances
+from cloud.sparing import CALM_S, Sparing
 from protocol.identity import EVERYONE
 from tests.cloud.console.releasing import CHANNEL, fleet, path_of, release, stat
 from tests.cloud.console.visits import reading
@@ -21,7 +22,7 @@ class Work:
         self.let = threading.Semaphore(0)
         self.now_s = 0.0
         self.made = 0
-        self.glances = Glances(self._make, lambda: self.told.put(None), lambda: self.now_s)
+        self.glances = Sparing(self._make, told=lambda: self.told.put(None), clock=lambda: self.now_s)
 
     def _make(self, key: str) -> str:
         assert self.let.acquire(timeout=30)
@@ -38,33 +39,33 @@ class Work:
 
 def test_the_first_glance_sees_nothing_and_the_next_what_was_counted() -> None:
     work = Work()
-    assert work.glances.get("one") is None
-    assert work.glances.get("one") is None, "it is being counted, once for all who ask"
+    assert work.glances.glance("one") is None
+    assert work.glances.glance("one") is None, "it is being counted, once for all who ask"
     work.finish()
-    assert work.glances.get("one") == "one 1"
+    assert work.glances.glance("one") == "one 1"
     assert work.told.empty()
 
 
 def test_what_is_old_for_what_it_took_is_counted_anew_while_the_old_is_shown() -> None:
     work = Work()
-    work.glances.get("one")
+    work.glances.glance("one")
     work.finish()
     work.now_s += CALM_S + 1
-    assert work.glances.get("one") == "one 1", "it took a second, so it is kept for twenty"
+    assert work.glances.glance("one") == "one 1", "it took a second, so it is kept for twenty"
     work.now_s += 30
-    assert work.glances.get("one") == "one 1"
+    assert work.glances.glance("one") == "one 1"
     work.finish()
-    assert work.glances.get("one") == "one 2"
+    assert work.glances.glance("one") == "one 2"
 
 
 def test_what_could_not_be_counted_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
     work = Work()
-    assert work.glances.get("broken") is None
+    assert work.glances.glance("broken") is None
     work.let.release()
-    work.glances.get("one")
+    work.glances.glance("one")
     work.finish()  # one at a time: the broken one is over
     assert "broken could not be counted" in caplog.text
-    assert work.glances.get("broken") is None
+    assert work.glances.glance("broken") is None
     work.let.release()
 
 
@@ -73,7 +74,7 @@ def test_the_pages_of_a_large_fleet_do_not_wait(api: Api, monkeypatch: pytest.Mo
     devices = fleet(api, 4)
     made = release(api, "1.1.0", plan={"phases": [{"percentage": 100, "soak_s": 60}]})
     devices[0].take("1.1.0", made["release_id"])
-    with counts._ONE_AT_A_TIME, reading(api) as ann:  # so nothing is counted meanwhile
+    with sparing.ONE_AT_A_TIME, reading(api) as ann:  # so nothing is counted meanwhile
         page = ann.get(path_of(made))
         assert "being counted" in page.text
         assert "running" in page.text, "what was decided is told at once"

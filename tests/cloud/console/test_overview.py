@@ -11,9 +11,9 @@ from cloud.console.first_steps import steps_of
 from cloud.console.plotting import SHOWN, lines_of
 from cloud.models import DeviceRow
 from cloud.roles import utc_now
+from cloud.sparing import MANY
 from cloud.store.samples import HistoryPoint, HistorySeries
 from cloud.values import ChannelKey, ReleaseDraft, ReleaseView
-from cloud.watching import MANY
 from protocol.phases import Reason, Wait
 from protocol.up import Pending
 from tests.cloud.cli.trees import parse
