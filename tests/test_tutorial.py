@@ -17,7 +17,11 @@ DOCUMENT = (REPOSITORY / "docs" / "tutorial" / "first-device.md").read_text(enco
 BLOCK = re.compile(r"```(sh|toml)\n(.*?)```", re.DOTALL)
 INSTALLS = ("sudo apt ", "make samples", "python -m pip wheel", "python3 -m venv")
 """What other tests do (tests/test_distribution.py, tests/test_readme.py)."""
-IN_THE_BACKGROUND = {"fleetlift serve &": "Ready.", "fleetlift-agent run --config agent.toml &": "agent of pi-1"}
+IN_THE_BACKGROUND = {
+    "fleetlift serve 2> serve.log &": "Ready.",
+    "fleetlift-agent run --config agent.toml 2> agent.log &": "",
+}
+"""What they say when they are ready; the agent says nothing but in its log, and what follows waits for it."""
 ENDS_WITH = {"thermostat-2.0.0": 1}
 """The exit code of the bad release, as the text says."""
 
@@ -49,11 +53,12 @@ class Machines:
         path = f"{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/bin"
         environment = {"PATH": path, "HOME": str(place), "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
         if line in IN_THE_BACKGROUND:
-            words = command.removesuffix("&").split()
+            in_a_shell = ("-c", f"exec {command.removesuffix('&')}")
             started = self.processes.start(
-                Path(sys.executable).parent / words[0], *words[1:], name=words[0], cwd=place, env=environment
+                Path("/bin/bash"), *in_a_shell, name=command.split()[0], cwd=place, env=environment
             )
-            started.wait_for_line(IN_THE_BACKGROUND[line], timeout_s=30)
+            if ready := IN_THE_BACKGROUND[line]:
+                started.wait_for_line(ready, timeout_s=30)
             return ""
         done = subprocess.run(
             ["/bin/bash", "-c", command], cwd=place, env=environment, capture_output=True, text=True, check=False

@@ -7,7 +7,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -62,6 +62,8 @@ class Cluster:
 
     programs: Path
     directory: Path
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """What is set otherwise than for tests in general."""
     _child: subprocess.Popen[bytes] | None = None
     _names: Iterator[int] = field(default_factory=itertools.count)
 
@@ -95,9 +97,18 @@ class Cluster:
         )
         assert made.returncode == 0, made.stderr
 
+    def private(self, name: str, content: bytes) -> Path:
+        """Write a file that the server alone reads."""
+        path = self.directory / name
+        path.touch(0o600)
+        path.write_bytes(content)
+        if self._account:
+            os.chown(path, self._account["user"], self._account["group"])
+        return path
+
     def start(self) -> None:
         """Start the server; returns when it lets clients in."""
-        settings = {**_SETTINGS, "unix_socket_directories": str(self.directory)}
+        settings = {**_SETTINGS, **self.settings, "unix_socket_directories": str(self.directory)}
         command: list[str | Path] = [self.programs / "postgres", "-D", self.directory / "data"]
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         with self.log_path.open("ab") as log:
@@ -120,7 +131,8 @@ class Cluster:
 
     def url(self, database: str) -> str:
         """The address of a database, as in the server's settings."""
-        return f"postgresql://{USER}@/{database}?host={self.directory}"
+        port = self.settings.get("port")
+        return f"postgresql://{USER}@/{database}?host={self.directory}" + (f"&port={port}" if port else "")
 
     def create(self, template: str = "template1") -> str:
         """Make a database, empty or as a copy of another that nobody uses now; return its name."""
@@ -151,14 +163,18 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def running_cluster() -> Iterator[Cluster]:
-    """A cluster that runs, and is gone afterwards; skips or fails where there is no PostgreSQL."""
+def running_cluster(prepare: Callable[[Cluster], Mapping[str, str]] = lambda _: {}) -> Iterator[Cluster]:
+    """A cluster that runs, and is gone afterwards; skips or fails where there is no PostgreSQL.
+
+    `prepare` is given it before it starts, and returns settings of its own.
+    """
     programs = require_postgresql()
     # Not pytest's directory, which no other account can enter; and a socket's path has to be short.
     with tempfile.TemporaryDirectory(prefix="fleetlift-pg-") as directory:
         cluster = Cluster(programs, Path(directory))
         try:
             cluster.make()
+            cluster.settings = prepare(cluster)
             cluster.start()
             yield cluster
         finally:
