@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Final
 
+from sqlalchemy import ColumnElement
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
@@ -23,20 +24,26 @@ _NO_TURN: Final = ""
 
 
 class Assigned:
-    """What was decided for devices; equal decisions are one object."""
+    """What was decided for devices; equal decisions are one object.
 
-    def __init__(self, session: Session, product: str, ids: DeviceIds) -> None:
+    `many` says that the devices are likely more than those for which anything of their own was decided.
+    """
+
+    def __init__(self, session: Session, product: str, ids: DeviceIds, *, many: bool = False) -> None:
+        def among(device_id: str) -> ColumnElement[bool]:
+            return ids.where(col(DeviceRow.id) == device_id).exists() if many else col(device_id).in_(ids)
+
         row = session.get(ProductRow, product)
         self._ota_enabled, self._base_only = row is not None and row.ota_enabled, row is not None and row.base_only
-        takers = select(RedundancyMemberRow.device_id).where(col(RedundancyMemberRow.device_id).in_(ids))
-        turns = select(TurnRow).where(col(TurnRow.device_id).in_(ids), col(TurnRow.taken_away).is_(False))
+        takers = select(RedundancyMemberRow.device_id).where(among(RedundancyMemberRow.device_id))
+        turns = select(TurnRow).where(among(TurnRow.device_id), col(TurnRow.taken_away).is_(False))
         self._takers = set(session.exec(takers))
         self._turns = {it.device_id: it.attempt_id for it in session.exec(turns)}
         refs: dict[int, FirmwareRef] = {}
         self._pins: dict[str, list[FirmwareRef]] = defaultdict(list)
-        for pin in session.exec(select(PinRow).where(col(PinRow.device_id).in_(ids)).order_by(col(PinRow.component))):
+        for pin in session.exec(select(PinRow).where(among(PinRow.device_id)).order_by(col(PinRow.component))):
             self._pins[pin.device_id].append(_ref(session, refs, pin.firmware_id))
-        self._otas = _otas(session, ids, refs)
+        self._otas = _otas(session, among(OtaRow.device_id), refs)
         ranks = select(GroupRow.name, GroupRow.rank).where(col(GroupRow.product) == product)
         self._ranks = {name: (rank, name) for name, rank in session.exec(ranks)}
         self._known: dict[object, Assignment] = {}
@@ -75,12 +82,8 @@ def assignments(session: Session, product: str, ids: DeviceIds) -> dict[str, Ass
     }
 
 
-def _otas(session: Session, ids: DeviceIds, refs: dict[int, FirmwareRef]) -> dict[str, list[Ota]]:
-    query = (
-        select(OtaRow)
-        .where(col(OtaRow.device_id).in_(ids), col(OtaRow.in_force).is_(True))
-        .order_by(col(OtaRow.decision).desc())
-    )
+def _otas(session: Session, among: ColumnElement[bool], refs: dict[int, FirmwareRef]) -> dict[str, list[Ota]]:
+    query = select(OtaRow).where(among, col(OtaRow.in_force).is_(True)).order_by(col(OtaRow.decision).desc())
     found: dict[str, list[Ota]] = defaultdict(list)
     for row in session.exec(query):
         found[row.device_id].append(

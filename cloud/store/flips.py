@@ -45,7 +45,7 @@ def what_flips(session: Session, channel: ChannelKey, candidate: NoticeRelease, 
     def own() -> Mapping[str, Candidate]:
         return candidates(session, channel.product, ids, with_components=False)
 
-    devices = situations(session, channel.product, ids)
+    devices = situations(session, channel.product, ids, many=True)
     view = FleetView(product=channel.product, channels=channels, devices=devices, now_ms=now_ms)
     goers = Goers(queries=queries, ranked=(*(it.name for it in groups if it.name != EVERYONE), EVERYONE), own=own)
     found = flipping(view, candidate, channel.group, goers)

@@ -93,7 +93,7 @@ class Releases:
             view = FleetView(
                 product=channel.product,
                 channels=channels_of(session, channel.product),
-                devices=situations(session, channel.product, ids_of(channel.product, group=channel.group)),
+                devices=situations(session, channel.product, ids_of(channel.product, group=channel.group), many=True),
                 now_ms=self._database.now_ms(),
             )
         return forecast(view, candidate, channel.group)

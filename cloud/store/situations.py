@@ -62,11 +62,14 @@ def ids_of(product: str, *, group: str | None = None, device_ids: Sequence[str] 
     return query
 
 
-def situations(session: Session, product: str, ids: DeviceIds) -> Cohorts:
-    """Return a product's devices, by id, as selection and planner see them; a million of them fit into memory."""
+def situations(session: Session, product: str, ids: DeviceIds, *, many: bool = False) -> Cohorts:
+    """Return a product's devices, by id, as selection and planner see them; a million of them fit into memory.
+
+    `many` says that these are likely more than those with locks, OTAs and turns: it is faster then, else slower.
+    """
     session.flush()  # rows are read below the session, which would do it by itself
     gathering = Gathering()
-    assigned = Assigned(session, product, ids)
+    assigned = Assigned(session, product, ids, many=many)
     kinds = _Kinds(gathering, floors_of(session, product), assigned, lambda: _failures(session, ids))
     plain, own = kinds.plain, assigned.own
     found = session.connection().execute(_said_by(JsonTexts.of(session), ids))

@@ -100,7 +100,7 @@ class Standings:
             last = session.exec(select(func.max(AttemptRow.id))).one() or 0
             begun = select(AttemptRow.device_id).where(*_decided(release))
             ids = _group(release).where(col(DeviceRow.id).not_in(begun))
-            devices = situations(session, release.product, ids)
+            devices = situations(session, release.product, ids, many=True)
             channels, now_ms = channels_of(session, release.product), self._database.now_ms()
             before = _before(session, release)
         found = {}
@@ -118,7 +118,8 @@ class Standings:
         with self._database.reading() as session:
             release = release_row(session, release_id)
             begun = select(AttemptRow.device_id).where(*_decided(release))
-            fleet = situations(session, release.product, _group(release).where(col(DeviceRow.id).not_in(begun)))
+            ids = _group(release).where(col(DeviceRow.id).not_in(begun))
+            fleet = situations(session, release.product, ids, many=True)
             channels, now_ms = channels_of(session, release.product), self._database.now_ms()
         inquiry = Inquiry(fleet, channels, now_ms)
         positions = sorted(
@@ -128,14 +129,14 @@ class Standings:
             if _is_to_take(alike.decision, release_id)
             for position in alike.positions
         )
-        ids = "\0".join(sorted(fleet.device_ids[it] for it in positions))
+        names = "\0".join(sorted(fleet.device_ids[it] for it in positions))
         some = (
             expected_progress(release_id, release.component, fleet[it], channels, now_ms=now_ms)
             for it in positions[:limit]
         )
         return Waiting(
             count=len(positions),
-            digest=hashlib.sha256(ids.encode()).hexdigest(),
+            digest=hashlib.sha256(names.encode()).hexdigest(),
             some=tuple(it for it in some if it is not None),
         )
 
