@@ -53,10 +53,10 @@ FLAGS: Final[Mapping[str, tuple[str, str]]] = {
     "held": ("held back", "not held back"),
     "locked": ("locked", "not locked"),
     "revoked": ("revoked", "not revoked"),
-    "refused": ("refused something it was sent", "refused nothing"),
+    "refused": ("refused what it was sent", "refused nothing"),
 }
 """What is asked with yes or no: the words for each."""
-_ASKED: Final = {"trouble": "needs somebody", "waits": "waits", "certificate": "certificate"}
+_ASKED: Final = {"trouble": "trouble", "waits": "waits for", "certificate": "certificate"}
 NUMBERS: Final[Mapping[str, str]] = {"quiet_for_s": "a number of seconds", "decision": "a number in the audit"}
 MORE: Final = frozenset(
     {

@@ -7,6 +7,7 @@ from cloud.console import devices
 from tests.cloud.cli.trees import parse
 from tests.cloud.console.visits import Page, reading
 from tests.cloud.homes import PRODUCT, Api, hello_of
+from tests.cloud.troubled import troubled
 from tests.cloud.visitors import OTHER, add_product, join
 
 
@@ -58,12 +59,33 @@ def test_a_part_of_the_page_is_the_list_alone(fleet: Api) -> None:
         assert 'hx-get="/devices?text=north"' in answer.text
 
 
+def test_devices_are_found_by_trouble_certificate_and_what_they_wait_for(api: Api) -> None:
+    troubled(api)
+    with reading(api) as reader:
+        for values, address, line, found in (
+            ({"Trouble": "taken_back"}, "trouble=taken_back", "--trouble taken_back", ["back-1", "back-2"]),
+            ({"Trouble": "refused"}, "trouble=refused", "--trouble refused", ["blocked-1", "loud-1"]),
+            ({"Certificate": "expired"}, "certificate=expired", "--certificate expired", ["ended-1"]),
+            ({"Waits for": "declined"}, "waits=declined", "--waits declined", ["declined-1"]),
+            ({"Refused": "true", "Revoked": "false"}, "refused=true&revoked=false", "--refused", ["wary-1"]),
+        ):
+            page = reader.get("/devices").submit("Show", values)
+            assert sorted(page.path.partition("?")[2].split("&")) == sorted(address.split("&"))
+            assert names(page) == found
+            assert line in page.cli()[-1]
+            parse(page.cli()[-1])
+
+
 @pytest.mark.parametrize(
     ("query", "said"),
     [
         ("online=perhaps", "true or false is expected"),
         ("quiet_for_s=soon", "a number of seconds"),
         ("attribute=site", "name=value"),
+        ("trouble=luck", "trouble: one of taken_back, failed"),
+        ("certificate=fine", "certificate: one of none, good"),
+        ("waits=godot", "waits: one of disabled, held"),
+        ("decision=mine", "a number in the audit"),
         ("failed=luck", "no reason of a failure"),
         ("product=none", "no product 'none'"),
     ],
