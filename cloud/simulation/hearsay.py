@@ -39,12 +39,16 @@ class Hearsay:
         strata = tuple(
             self._stratum(stratum, cohorts, policy, standing, tick) for stratum, cohorts in self._strata.items()
         )
+        beside = any(it.lost for it in strata) and not any(
+            it.proven or it.succeeded or it.under_way > it.away for it in strata
+        )
         return Evidence(
             devices=self._devices,
             strata=tuple(it for it in strata if it.started),
             fresh_succeeded=sum(max(0, it.proven.by(soaked_by) - it.proven.by(began)) for it in self._cohorts),
             fresh_failed=sum(it.failed.total - it.failed.by(began) for it in self._cohorts),
             nobody_left=release is not None and not any(self._left(it, release) for it in self._cohorts),
+            nobody_beside=beside and self._others_heard_since(began, tick) == 0,
             kinds=len(self._strata),
             silence=self._silence(policy, standing, tick),
             health=tuple(self._health(gate) for gate in policy.gates.health),
@@ -55,6 +59,12 @@ class Hearsay:
         ramp = release.terms.ramp
         grown = covered_below(release, cohort.kind, ramp.ends_at_ms if ramp else self._start_ms)
         return bisect_left(cohort.places, grown) > cohort.begun
+
+    def _others_heard_since(self, began: int, tick: int) -> int:
+        """Return how many that have not restarted into it were heard of since a tick, as devices come and go."""
+        others = sum((len(it.places) - it.restarted) * (1 - self._conduct.never) for it in self._cohorts)
+        since_s = (tick - began) * self._conduct.tick_s
+        return round(others * (1 - self._conduct.availability.quiet(since_s)))
 
     def _stratum(
         self,
@@ -80,6 +90,7 @@ class Hearsay:
             under_way=under_way,
             on_trial=sum(it.on_trial(in_time) for it in cohorts) + max(0, dead - for_good),
             away=for_good + round((under_way - for_good) * is_off),
+            lost=for_good,
             proven=sum(it.proven.total for it in cohorts) - succeeded,
             succeeded=succeeded,
             failures={FAILED: failed} if failed else {},

@@ -165,6 +165,34 @@ def test_who_goes_quiet_is_held_against_the_others_and_a_night_is_not() -> None:
     assert sum(run.ended == "paused" for run in good) <= 2
 
 
+@pytest.mark.parametrize(("soak_s", "stops_at_s"), [(60, 1.5 * WORK_S + HOUR_S), (3 * HOUR_S, 3 * HOUR_S)])
+def test_silence_of_all_stops_it_when_the_last_has_been_quiet_and_the_soak_is_over(
+    soak_s: int, stops_at_s: float
+) -> None:
+    """All are there and restart within one and a half times the work: quiet an hour after, and nobody to compare."""
+    gates = Gates(silence=SilenceGate(quiet_after_s=HOUR_S))
+    plan = script(2000, Phase(percentage=100, soak_s=soak_s), gates=gates, conduct=conduct(silent=1.0))
+
+    run = rehearse(plan, seed=1)
+
+    assert (run.ended, run.broken, run.last.running) == ("paused", 2000, 0)
+    stop = run.happenings[-1]
+    assert stop.sentence.count("all 2000 devices that restarted into it in this phase were not heard of since") == 1
+    assert stops_at_s - 2 * TICK_S <= stop.at_s <= stops_at_s + 20 * TICK_S
+
+
+def test_silence_of_all_who_took_it_is_held_against_whoever_is_beside_them() -> None:
+    """A tenth takes it and falls silent; the others are there, so the gate compares, and stops it at a tenth."""
+    gates = Gates(silence=SilenceGate(quiet_after_s=HOUR_S))
+    phases = (Phase(percentage=10, soak_s=60), Phase(percentage=100, soak_s=60))
+
+    run = rehearse(script(2000, *phases, gates=gates, conduct=conduct(silent=1.0)), seed=1)
+
+    assert run.ended == "paused"
+    assert "nobody else is there" not in run.happenings[-1].sentence
+    assert within(run.broken, 2000, 0.1)
+
+
 def test_who_crashes_after_it_kept_the_release_is_seen_by_the_gate_on_crashes() -> None:
     gates = Gates(silence=None, health=(HealthGate(at_most=3),))
     late = script(
