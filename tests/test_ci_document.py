@@ -1,7 +1,9 @@
 """docs/ci.md as it is written: the preparation, and both pipelines' jobs, by a real shell against a real server."""
 
+import json
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,14 +11,16 @@ from typing import Any
 
 import pytest
 import yaml
+from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]  # exported without saying so
 
 from tests.cloud.cli.offices import FLEETLIFT, Office
 from tests.cloud.homes import MODEL, PRODUCT
-from tests.support.brokers import free_port
+from tests.cloud.keys.test_uris import MODULES, PIN, softhsm_token
+from tests.support.brokers import free_port, missing_service
 from tests.support.processes import Processes
 
 TEXT = (Path(__file__).parents[1] / "docs" / "ci.md").read_text(encoding="utf-8")
-(PREPARATION,) = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
+PREPARATION, IN_AN_HSM = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
 GITHUB, GITLAB = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL))
 SERVER = "https://ota.example:8321"
 """What the document calls the server; it is on another port here."""
@@ -117,6 +121,56 @@ def test_a_tag_is_released_once_however_often_and_wherever_the_job_runs(office: 
     pages = office.json("release", "list")
     assert [(page["release"]["label"], page["release"]["created_by"]) for page in pages] == [(2, "ci"), (1, "ci")]
     assert secret(office, "token") not in first.stdout + first.stderr + refused.stderr
+
+
+def of_the_hsm(script: str) -> str:
+    """Return a script of another pipeline than `ci`, whose key is in a token."""
+    return re.sub(r"\bci\b", "hsmci", script).replace("--label CI", "--label HSM")
+
+
+@pytest.mark.broker
+def test_a_pipeline_signs_with_a_key_that_never_leaves_its_token(office: Office, tmp_path: Path) -> None:
+    module, tool = next((it for it in MODULES if it.exists()), None), shutil.which("softhsm2-util")
+    if module is None or tool is None:
+        missing_service("softhsm2 is not installed")
+    environment = {"SOFTHSM2_CONF": str(softhsm_token(tmp_path, tool)), "PYKCS11LIB": str(module)}
+    source = tmp_path / "generated.pem"
+    source.write_bytes(CryptoSigner.generate_ecdsa().private_bytes)
+    command = [tool, "--import", str(source), "--token", "release", "--label", "k", "--id", "02", "--pin", PIN]
+    subprocess.run(command, check=True, capture_output=True, env=environment)
+    source.unlink()
+    pin = office.directory / "hsmci.passphrase"
+    pin.touch(0o600)
+    pin.write_text(f"{PIN}\n")
+    before, after = PREPARATION.split("(umask 077; ")
+    script = before + IN_AN_HSM.replace("/usr/lib/softhsm/libsofthsm2.so", str(module)) + after.split("\n", 4)[4]
+    assert (script.count("key add"), "key create" in script, "tar -C" in script) == (1, False, True)
+    said = shell(office, of_the_hsm(script), **environment)
+    assert said.returncode == 0, said
+    packed = subprocess.run(
+        ["/bin/bash", "-c", "base64 -d hsmci.home | tar -tz"], cwd=office.directory, capture_output=True, check=True
+    )
+    assert b"hsmci.pub.json" in packed.stdout
+    assert b".pem" not in packed.stdout, "the pipeline's home holds no private key"
+    (office.directory / "build" / "app" / "__main__.py").write_text("print('signed in a token')\n")
+    lines = [line for line in GITLAB["release"]["script"] if not line.startswith("pip ")]
+    files = {
+        f"FLEETLIFT_CI_{it.upper()}": str(office.directory / f"hsmci.{it}") for it in ("home", "token", "passphrase")
+    }
+    done = shell(
+        office,
+        "\n".join(lines),
+        FLEETLIFT_SERVER=f"https://127.0.0.1:{office.port}",
+        CI_PROJECT_DIR=str(tmp_path),
+        CI_COMMIT_TAG="v7.9.0",
+        **files,
+        **environment,
+    )
+    assert done.returncode == 0, done
+    made = office.json("firmware", "show", "7.9.0")
+    public = json.loads((office.directory / "hsmci.pub.json").read_text())
+    assert public["keyid"] in json.dumps(made), "what the token signed is what was published"
+    assert PIN not in done.stdout + done.stderr
 
 
 @pytest.mark.broker

@@ -5,10 +5,11 @@ told that it is another key which is needed. Where the public part holds a `uri`
 `awskms:`, `gcpkms:`, `azurekms:`, `file2:`, …) the private part is there, and not here.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 from urllib.parse import unquote_plus
 
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -43,6 +44,7 @@ FILE_SCHEME: Final = "file2:"
 HSM_SCHEME: Final = "hsm:"
 _PROOF: Final = b"fleetlift: this key is where its URI says\n"
 
+T = TypeVar("T")
 Place = Literal["here", "uri", "elsewhere"]
 
 
@@ -233,9 +235,9 @@ class PrivateKeys:
                 return SSlibKey.from_crypto(load_pem_private_key(pem, None).public_key())
             if uri.startswith(HSM_SCHEME):
                 number, _, label = uri.removeprefix(HSM_SCHEME).partition("?label=")
-                return HSMSigner.import_(
-                    int(number) if number else None, unquote_plus(label) or None, self._secret_of(uri)
-                )[1]
+                secret, wanted = self._secret_of(uri), int(number) if number else None
+                secret(HSMSigner.SECRETS_HANDLER_MSG)  # asked for here: nobody is asked in another thread
+                return _apart(lambda: HSMSigner.import_(wanted, unquote_plus(label) or None, secret)[1])
         except FleetliftError:
             raise
         except Exception as error:  # signers may raise what they like
@@ -253,7 +255,10 @@ class PrivateKeys:
         if uri.startswith(FILE_SCHEME):
             _checked_file(uri)
         try:
-            return UriSigner(Signer.from_priv_key_uri(uri, key, self._secret_of(uri)), uri)
+            secret = self._secret_of(uri)
+            if uri.startswith(HSM_SCHEME):
+                secret(HSMSigner.SECRETS_HANDLER_MSG)
+            return UriSigner(Signer.from_priv_key_uri(uri, key, secret), uri)
         except FleetliftError:
             raise
         except Exception as error:  # signers may raise what they like
@@ -295,7 +300,11 @@ class UriSigner(Signer):
     def sign(self, payload: bytes) -> Signature:
         """Sign; raises KeyFileError."""
         try:
-            return self._signer.sign(payload)
+            return (
+                _apart(lambda: self._signer.sign(payload))
+                if isinstance(self._signer, HSMSigner)
+                else self._signer.sign(payload)
+            )
         except FleetliftError:
             raise
         except Exception as error:  # signers may raise what they like
@@ -325,3 +334,13 @@ def _check_name(name: str) -> None:
         check_id(name, "key name")
     except IdentityError as error:
         raise KeyFileError(f"{error}; nothing was made") from None
+
+
+def _apart(work: Callable[[], T]) -> T:
+    """Do what a token's module does in a thread of its own.
+
+    It may use the OpenSSL that Python's TLS uses, and leave an error in the thread's queue: TLS would take it
+    for one of its own, and give a good connection up (SSL_get_error(3): the queue has to be empty).
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="token") as thread:
+        return thread.submit(work).result()

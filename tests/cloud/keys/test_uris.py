@@ -130,7 +130,7 @@ def test_an_hsm_signs_a_products_role(
     if missing or module is None or tool is None:
         assert not os.environ.get("CI"), "softhsm2 and python-pkcs11 are missing"
         pytest.skip("softhsm2 and python-pkcs11 are not installed")
-    monkeypatch.setenv("SOFTHSM2_CONF", str(_token(tmp_path, tool)))
+    monkeypatch.setenv("SOFTHSM2_CONF", str(softhsm_token(tmp_path, tool)))
     monkeypatch.setenv("PYKCS11LIB", str(module))
     source = tmp_path / "generated.pem"
     source.write_bytes(CryptoSigner.generate_ecdsa().private_bytes)
@@ -157,7 +157,8 @@ def test_an_hsm_signs_a_products_role(
         wrong.sign(_renewal(wrong))
 
 
-def _token(directory: Path, tool: str) -> Path:
+def softhsm_token(directory: Path, tool: str) -> Path:
+    """Make a token named `release`; return the configuration that knows it."""
     tokens = directory / "tokens"
     tokens.mkdir()
     conf = directory / "softhsm2.conf"
