@@ -52,6 +52,17 @@ def test_a_code_of_the_command_line_opens_the_console_once(api: Api) -> None:
         assert "used already" in second.get(f"/login?code={code}").submit("Open the console", expect=401).text
 
 
+def test_a_session_that_a_token_let_in_makes_none_that_outlives_that_token(api: Api) -> None:
+    short = api("POST", "/tokens", {"name": "short", "lifetime_s": 3600}, expect=201)
+    headers = {"Authorization": f"Bearer {short['text']}"}
+    code = api.http.post("/login-codes", headers=headers).json()["code"]
+    with anonymous(api) as reader:
+        assert reader.get(f"/login?code={code}").submit("Open the console").title == "Overview"
+        reader.get("/people/operator").submit("Make a token", {"Name": "long", "Good for": "365"})
+        made = next(it for it in api("GET", "/tokens") if it["name"] == "long")
+        assert made["expires_at_ms"] == short["token"]["expires_at_ms"]
+
+
 def test_after_logging_out_the_cookie_is_worth_nothing(api: Api) -> None:
     with reading(api, "ann") as reader:
         kept = dict(reader.http.cookies)
