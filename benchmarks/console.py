@@ -25,7 +25,8 @@ BAR_S = 0.2
 BAR_BYTES = 150_000
 PAGES = (
     *("/", "/products", "/products/thermostat", "/products/thermostat/app/everyone"),
-    *("/products/thermostat/app/everyone/release", "/releases/*", "/releases/*/edit", "/releases/*/rollback"),
+    *("/products/thermostat/app/everyone/release", "/releases/*", "/releases/*/edit", "/releases/+/rollback"),
+    *("/releases/*/now", "/releases/*/promote"),
     *("/devices", "/devices?text=device-09", "/devices?online=false&version=2.0.0"),
     *(f"/devices?trouble={it}" for it in ("taken_back", "failed", "rolled_back", "refused", "certificate", "blocked")),
     *(f"/devices?{it}" for it in ("trouble=quiet", "trouble=held", "trouble=turn", "waits=declined", "refused=true")),
@@ -33,7 +34,12 @@ PAGES = (
     *("/devices?after=device-050000", "/devices/device-050000", "/groups", "/groups/thermostat/site-01"),
     *("/firmware", "/firmware/thermostat/app/2.0.0", "/enrolment", "/people", "/audit", "/settings/webhooks"),
 )
-"""Addresses; a star stands for the newest release's id."""
+"""Addresses; a star stands for the newest release's id, a plus for the first one's."""
+FILLED = (
+    ("/releases/+/rollback", "Show whom it reaches"),
+    ("/releases/*/now", "Show who waits for it"),
+)
+"""Pages that come at once and ask for what takes longer, and the button that asks for the same."""
 
 
 def main() -> int:
@@ -49,12 +55,16 @@ def main() -> int:
         anonymous(api) as reader,
     ):
         print(f"first visit: {first_visit(reader)} bytes at most {BAR_BYTES}")
-        newest = api.backend.store.releases.releases()[0].release_id
+        ids = [it.release_id for it in api.backend.store.releases.releases()]
+        known = str.maketrans({"*": ids[0], "+": ids[-1]})
         print(f"{options.devices} devices, {options.looks} looks at each page, the slowest pages last")
         print(f"{'page':44} {'median ms':>10} {'p95 ms':>8} {'bytes':>8}")
-        for page, median_s, p95_s, size in sorted(measure(reader, newest, options.looks), key=lambda it: it[2]):
+        for page, median_s, p95_s, size in sorted(measure(reader, known, options.looks), key=lambda it: it[2]):
             late = "" if p95_s <= BAR_S else "  over the bar"
             print(f"{page:44} {1000 * median_s:10.0f} {1000 * p95_s:8.0f} {size:8}{late}")
+        print("what is filled in")
+        for page, median_s, p95_s, size in fill(reader, known, options.looks):
+            print(f"{page:44} {1000 * median_s:10.0f} {1000 * p95_s:8.0f} {size:8}")
     return 0
 
 
@@ -70,10 +80,10 @@ def first_visit(reader: Reader) -> int:
     return total
 
 
-def measure(reader: Reader, newest: str, looks: int) -> Iterator[tuple[str, float, float, int]]:
+def measure(reader: Reader, known: dict[int, str], looks: int) -> Iterator[tuple[str, float, float, int]]:
     """Yield each page's name, median, 95th percentile and transferred size."""
     for page in PAGES:
-        path = page.replace("*", newest)
+        path = page.translate(known)
         took, size = [], 0
         for _ in range(looks + 1):
             began = time.perf_counter()
@@ -86,7 +96,24 @@ def measure(reader: Reader, newest: str, looks: int) -> Iterator[tuple[str, floa
         else:
             warm = sorted(took[1:])
             name = urlsplit(page).path + ("?" + urlsplit(page).query if urlsplit(page).query else "")
-            yield name, statistics.median(warm), warm[max(0, round(0.95 * len(warm)) - 1)], size
+            yield name, statistics.median(warm), p95(warm), size
+
+
+def fill(reader: Reader, known: dict[int, str], looks: int) -> Iterator[tuple[str, float, float, int]]:
+    """Yield the same of what pages ask for when they are there."""
+    for page, button in FILLED:
+        first, took, size = reader.get(page.translate(known)), [], 0
+        for _ in range(looks):
+            began = time.perf_counter()
+            answer = first.submit(button).answer
+            took.append(time.perf_counter() - began)
+            size = answer.num_bytes_downloaded
+        yield page, statistics.median(took), p95(sorted(took)), size
+
+
+def p95(ascending: list[float]) -> float:
+    """Return the 95th percentile."""
+    return ascending[max(0, round(0.95 * len(ascending)) - 1)]
 
 
 if __name__ == "__main__":
