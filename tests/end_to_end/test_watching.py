@@ -79,7 +79,7 @@ def test_a_timeline_is_followed_as_things_happen(fleet: Fleet) -> None:
     fleet.push(image, "--group", group, "--immediate")
     following.wait_for_line(f"updated to app 31.3.0 ({group} v1)", timeout_s=TAKE_TIMEOUT_S)
     fleet.call("device", "lock", "followed-1", "31.3.0")
-    following.wait_for_line("pinned: app 31.3.0, by operator")
+    following.wait_for_line("locked to app 31.3.0, by operator")
     following.kill()
 
 
