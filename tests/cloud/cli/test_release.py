@@ -279,3 +279,23 @@ def test_operators_who_push_at_once_from_homes_of_their_own_all_succeed(office: 
     assert {version: answer.code for version, answer in answers.items()} == dict.fromkeys(versions, 0), answers
     seqs = {item["version"]: item["seq"] for item in office.json("firmware", "list") if item["version"] in versions}
     assert len(set(seqs.values())) == 3
+
+
+def test_a_plan_tells_people_and_programs_what_would_be_refused(office: Office) -> None:
+    """Devices that leave a group with the version would be told to go back, by what is Live for the others."""
+    office.call("group", "create", "flipping")
+    push(office, "8.0.0", "--group", "flipping")
+    office.call("group", "create", "by-version", "--where", 'app == "7.9.9" and device_id == "flip-1"', "--rank", "1")
+    with office.device("flip-1", version="7.9.9"):
+        office.call("group", "add", "flipping", "flip-1")
+        office.call("group", "create", "published-for")
+        push(office, "8.1.0", "--group", "published-for")
+        asked = ("release", "plan", "8.1.0", "--group", "by-version")
+        said = office.call(*asked)
+        (warning,) = office.json(*asked)["warnings"]
+        assert "this release would be refused" in warning
+        assert warning in said.err
+        assert warning not in said.out
+        assert office.json("release", "plan", "8.1.0", "--group", "flipping")["warnings"] == []
+        refused = refusal(office, "release", "push", "8.1.0", "--group", "by-version", "--yes", code=5)
+        assert warning.partition(";")[0][:40] in refused
