@@ -1,4 +1,4 @@
-"""`python -m benchmarks.console`: the server's time for each page of a large fleet, and what a first visit transfers.
+"""`python -m benchmarks.console`: the time of a large fleet's pages and decisions, and what a first visit transfers.
 
 The fleet is in a SQLite database, the server in this process, and one reader asks for one page after another. A page's
 time is from the request to the last byte; it ends with the p95 of all its requests.
@@ -16,8 +16,11 @@ from urllib.parse import urlsplit
 
 from bs4 import BeautifulSoup
 
+from cloud.bulk import BulkOrder, Deed
+from cloud.fleet import DeviceFilter
+from cloud.store.store import Store
 from tests.cloud.console.visits import Reader, anonymous
-from tests.cloud.homes import serve_api
+from tests.cloud.homes import PRODUCT, serve_api
 from tests.console.stage import ANN, staged
 
 LOOKS = 30
@@ -65,7 +68,26 @@ def main() -> int:
         print("what is filled in")
         for page, median_s, p95_s, size in fill(reader, known, options.looks):
             print(f"{page:44} {1000 * median_s:10.0f} {1000 * p95_s:8.0f} {size:8}")
+        print("one decision for all of them, until it is answered")
+        for deed, changed, took_s in decide(api.backend.store):
+            print(f"{deed:44} {1000 * took_s:10.0f} {changed:17} changed")
     return 0
+
+
+def decide(store: Store) -> Iterator[tuple[str, int, float]]:
+    """Yield each deed, how many devices it changed, and what it took."""
+    store.catalog.create_group(PRODUCT, "chosen", by=ANN)
+    for order in (
+        BulkOrder(product=PRODUCT, deed=Deed.ADD_TO_GROUP, group="chosen"),
+        BulkOrder(product=PRODUCT, deed=Deed.OTA, component="app", version="1.3.0"),
+        BulkOrder(product=PRODUCT, deed=Deed.LOCK, component="app", version="1.3.0"),
+        BulkOrder(product=PRODUCT, deed=Deed.UNLOCK, component="app"),
+        BulkOrder(product=PRODUCT, deed=Deed.REMOVE_FROM_GROUP, group="chosen"),
+        BulkOrder(product=PRODUCT, deed=Deed.REVOKE),
+    ):
+        began = time.perf_counter()
+        changed = store.bulk.do(order, DeviceFilter(), by=ANN).changed
+        yield order.deed.value, changed, time.perf_counter() - began
 
 
 def first_visit(reader: Reader) -> int:
