@@ -14,7 +14,7 @@ from tests.support.processes import Processes
 __all__ = ["amqtt_broker", "broker", "mosquitto", "postgresql", "processes"]
 
 
-IN_MEMORY = Path("/dev/shm")  # noqa: S108 - pytest makes directories of the user's own in it
+IN_MEMORY = Path("/dev/shm")
 ENOUGH_BYTES = 8 * 1024**3
 LONGEST = ("test_readme.py", "test_keys_document.py", "test_tutorial.py", "test_howtos_run.py", "test_guarding.py")
 """Files whose tests take longest: whoever has one of these last keeps all others waiting."""

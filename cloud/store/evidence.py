@@ -1,10 +1,10 @@
 """Success is evidence: what the journal's entries make of attempts, and when a device's own word takes a success back.
 
 An attempt counts as a success when it ended `succeeded` with the wanted digest booted, until the device reports that
-it runs something else and no newer attempt at that explains it. States and journal entries travel side by side, so
-what a device says is only held against what came before it: a hello tells how far the journal had come, and is judged
-once the entries up to there are here; a state comes after the entries that were applied before it. A success is given
-back when an attempt that explains the contradiction arrives late.
+it runs something else, or that it began its next attempt from something else, and no newer attempt at that explains it.
+States and journal entries travel side by side, so what a device says is only held against what came before it: a hello
+tells how far the journal had come, and is judged once the entries up to there are here; a state comes after the entries
+that were applied before it. A success is given back when an attempt that explains the contradiction arrives late.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ def apply_entry(change: Change, device_id: str, journal_id: str, entry: Entry) -
         row = _new_attempt(device_id, journal_id, entry, said)
         row.begun_at_ms = change.now_ms
         _give_back(change, row)
+        _hold_against(change, row)
         _say(change, f"device.began: {said.component} {said.version}", row)
     if row.outcome is None:
         row.phase = said.phase.value
@@ -73,9 +74,7 @@ def weigh(change: Change, device: DeviceRow, *, as_of_hello: bool = False) -> No
         is_later = row.journal_id == device.journal_id and (row.ended_seq or 0) >= device.journal_next
         if (as_of_hello and is_later) or _explained(change.session, row, component.digest):
             continue
-        row.taken_back_at_ms, row.contradicted_by = change.now_ms, component.digest
-        change.session.add(row)
-        _tell(change, "device.success_taken_back", row, f"it reports {component.version}, another image")
+        _take_back(change, row, component.digest, f"it reports {component.version}, another image")
 
 
 def newest_success(session: Session, device_id: str, component: str) -> AttemptRow | None:
@@ -105,6 +104,25 @@ def _new_attempt(device_id: str, journal_id: str, entry: Entry, said: AttemptEnt
         phase=said.phase.value,
         started_at_ms=entry.at_ms,
     )
+
+
+def _hold_against(change: Change, begun: AttemptRow) -> None:
+    """Take back the success that the beginning of the next attempt contradicts: it began from another image.
+
+    The state that would have told so may never have come: of states, only the newest waits for a busy server.
+    """
+    success, was = newest_success(change.session, begun.device_id, begun.component), begun.from_digest
+    if success is None or was in (None, success.digest) or success.taken_back_at_ms is not None:
+        return
+    in_order = success.journal_id == begun.journal_id
+    if was is not None and in_order and not _explained(change.session, success, was):
+        _take_back(change, success, was, f"it began another attempt from {begun.from_version}, another image")
+
+
+def _take_back(change: Change, success: AttemptRow, contradicted_by: str, why: str) -> None:
+    success.taken_back_at_ms, success.contradicted_by = change.now_ms, contradicted_by
+    change.session.add(success)
+    _tell(change, "device.success_taken_back", success, why)
 
 
 def _was_downloaded(said: AttemptEntry) -> bool:

@@ -55,6 +55,23 @@ def test_a_state_takes_a_success_back_as_a_hello_does(store: Store) -> None:
     assert installs(store, made.release_id) == (0, 1, 0)
 
 
+def test_the_next_attempt_takes_a_success_back_if_it_began_from_something_else(store: Store) -> None:
+    """The state in between may never come: of states only the newest waits for a busy server."""
+    made = release(store, "1.1.0")
+    (device,) = join(store, "pi-1")
+    device.take("1.1.0", made.release_id)
+    device.running = {"app": "1.0.0"}
+    again = device.steps("1.1.0", made.release_id, *HAPPY, outcome=Outcome.SUCCEEDED)
+    device.report(again[0])
+    assert installs(store, made.release_id) == (0, 1, 0)
+    device.running = {"app": "1.1.0"}
+    device.report(*again[1:])
+    device.tell()
+    assert installs(store, made.release_id) == (1, 1, 1)
+    second, first = store.journal.history("pi-1")
+    assert (first.succeeded, second.succeeded) == (False, True)
+
+
 def test_moving_on_by_a_newer_attempt_takes_nothing_back(store: Store) -> None:
     first, second = release(store, "1.1.0"), release(store, "1.2.0")
     (device,) = join(store, "pi-1")

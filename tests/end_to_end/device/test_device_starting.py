@@ -39,14 +39,16 @@ def test_a_mandatory_update_that_came_meanwhile_goes_before_the_application(
 
 
 def test_an_update_that_is_not_mandatory_lets_the_application_start_first(
-    workshop: Workshop, factory: Image, new: Image
+    workshop: Workshop, factory: Image, images: Images
 ) -> None:
-    device = workshop.device(factory, "--startup-wait", "30")
+    # Large, and a chunk at a time: the version before is stopped once it is there, and is to have said so by then.
+    large = images.thermostat("7.15.0", filler_bytes=32 * 1024 * 1024)
+    device = workshop.device(factory, "--startup-wait", "30", "--window", "65536")
     device.end()
-    device.push(new)
+    device.push(large)
     device.begin()
-    device.expect_success(new)
-    device.expect_only(factory, factory, new)
+    device.expect_success(large)
+    device.expect_only(factory, factory, large)
 
 
 def downloaded(workshop: Workshop, factory: Image, new: Image) -> Watched:
