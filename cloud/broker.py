@@ -211,8 +211,11 @@ class EmbeddedBroker:
 
     def log_tail(self, lines: int = _LOG_TAIL_LINES) -> str:
         """Return the last `lines` of the log since the last start, or an empty string."""
+        return "\n".join(self._log().splitlines()[-lines:])
+
+    def _log(self) -> str:
         try:
-            return "\n".join(self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+            return self.log_path.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return ""
 
@@ -270,7 +273,7 @@ class EmbeddedBroker:
         deadline = time.monotonic() + self._start_timeout_s
         ready = False
         while time.monotonic() < deadline:
-            ready = ready or _READY[self.kind] in self.log_tail()
+            ready = ready or _READY[self.kind] in self._log()  # all of it: clients are loud
             if child.poll() is not None:
                 raise self._ended_error(port, cloud_port, child.returncode)
             if ready and _answers(cloud_port, tls, timeout_s=deadline - time.monotonic()):

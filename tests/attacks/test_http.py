@@ -24,8 +24,9 @@ PUBLIC = {
     ("GET", "/api/v1/enrolment/trust"),
     ("POST", "/api/v1/enrolment"),
     ("POST", "/api/v1/enrolment/renewal"),
+    ("POST", "/api/v1/login-codes/token"),
 }
-"""What anybody may do; each of it is tried by test_enrolment."""
+"""What anybody may do; each of it is tried by test_enrolment, and by the tests of people."""
 DECIDED = (
     "product",
     "device",

@@ -121,6 +121,16 @@ def test_a_taken_port_is_an_error_with_the_log_and_the_other_broker_is_not_mista
 
 
 @pytest.mark.parametrize("kind", BOTH_KINDS)
+def test_a_broker_that_says_much_after_it_listens_is_seen_to_listen(
+    kind: BrokerKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients that wait for it come the moment that it listens, and each may leave a screen of words."""
+    monkeypatch.setattr(EmbeddedBroker, "log_tail", lambda _broker, _lines=0: "what its clients did")
+    with EmbeddedBroker(tmp_path, kind=kind, start_timeout_s=60) as broker:
+        assert broker.is_running
+
+
+@pytest.mark.parametrize("kind", BOTH_KINDS)
 def test_it_does_not_outlive_a_parent_that_was_killed(kind: BrokerKind, tmp_path: Path, processes: Processes) -> None:
     parent = processes.start(sys.executable, "-c", HOLD_A_BROKER, kind, tmp_path / "data")
     broker_pid = int(parent.wait_for_line("pid").split()[1])

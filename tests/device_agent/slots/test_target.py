@@ -3,7 +3,9 @@
 import errno
 import hashlib
 import os
+import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -203,9 +205,16 @@ def test_a_progress_callback_may_stop_the_hashing(slots: FilesSlots) -> None:
     target.close()
 
 
-def test_hashing_reads_the_disk_and_not_the_page_cache(slots: FilesSlots, directory: Path) -> None:
+@pytest.fixture
+def on_disk() -> Iterator[Path]:
+    """A directory on a disk, where those of tests may be in memory."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="fleetlift-test-") as name:
+        yield Path(name) / "components" / COMPONENT
+
+
+def test_hashing_reads_the_disk_and_not_the_page_cache(on_disk: Path) -> None:
     """The kernel counts what a process has read from the block device (`read_bytes` of /proc/self/io)."""
-    content = image("1.0.0", 8 * 2**20)
+    slots, directory, content = FilesSlots(on_disk, COMPONENT), on_disk, image("1.0.0", 8 * 2**20)
     target = slots.open_target(firmware("1.0.0", content))
     target.write(0, content)
     target.sync()
@@ -217,7 +226,7 @@ def test_hashing_reads_the_disk_and_not_the_page_cache(slots: FilesSlots, direct
     before = read_bytes()
     (directory / "target").read_bytes()
     if os.major(directory.stat().st_dev) == 0 or read_bytes() != before:
-        pytest.skip("tmp_path lies on no block device, or is not cached: there is nothing to tell apart")
+        pytest.skip("/var/tmp lies on no block device, or is not cached: there is nothing to tell apart")
     target.digest()
     assert read_bytes() - before >= len(content)
     target.close()
