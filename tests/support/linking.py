@@ -73,83 +73,83 @@ def start(owners: list[Owner], url: str, **settings: object) -> Owner:
     return owner
 
 
-class DeafBroker:
+class _Accepting:
+    """Listens on a port of loopback, and meets whoever comes, one at a time."""
+
+    def __init__(self, scheme: str) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"{scheme}://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._listener.close()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self._meet(connection)
+
+    def _meet(self, connection: socket.socket) -> None:
+        raise NotImplementedError
+
+
+class DeafBroker(_Accepting):
     """Answers CONNECT and SUBSCRIBE as MQTT 5 does, sends `then`, and acknowledges nothing more."""
 
     def __init__(
         self, connack: bytes = b"\x20\x03\x00\x00\x00", then: bytes = b"", suback: threading.Event | None = None
     ) -> None:
+        super().__init__("mqtt")
         self._suback = suback
         self.subscribed = threading.Event()
         self._connack = connack
         self.then = then
         self.protocols: list[int] = []
         self.connected = threading.Semaphore(0)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"mqtt://127.0.0.1:{self._listener.getsockname()[1]}"
         self._open: list[socket.socket] = []
-        self._thread = threading.Thread(target=self._serve)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
 
     def __exit__(self, *_: object) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
-        self._listener.close()
+        super().__exit__()
         for connection in self._open:
             connection.close()
 
-    def _serve(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            self._open.append(connection)
-            connection.settimeout(TIMEOUT_S)
-            self.protocols.append(connection.recv(4096)[8])
-            if self._connack:
-                connection.sendall(self._connack + self.then)
-            self.connected.release()
-            if self._suback is not None:
-                packet_id = connection.recv(4096)[2:4]
-                self.subscribed.set()
-                self._suback.wait(TIMEOUT_S)
-                connection.sendall(b"\x90\x04" + packet_id + b"\x00\x01")
+    def _meet(self, connection: socket.socket) -> None:
+        self._open.append(connection)
+        connection.settimeout(TIMEOUT_S)
+        self.protocols.append(connection.recv(4096)[8])
+        if self._connack:
+            connection.sendall(self._connack + self.then)
+        self.connected.release()
+        if self._suback is not None:
+            packet_id = connection.recv(4096)[2:4]
+            self.subscribed.set()
+            self._suback.wait(TIMEOUT_S)
+            connection.sendall(b"\x90\x04" + packet_id + b"\x00\x01")
 
 
-class Resetting:
+class Resetting(_Accepting):
     """Speaks TLS, and refuses a device's certificate: with an alert and by a reset that leaves no word, in turn."""
 
     def __init__(self, alerting: ssl.SSLContext, silent: ssl.SSLContext) -> None:
+        super().__init__("mqtts")
         self._contexts = itertools.cycle((alerting, silent))
         self.ended = 0
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"mqtts://127.0.0.1:{self._listener.getsockname()[1]}"
-        self._thread = threading.Thread(target=self._serve)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
-        self._listener.close()
-
-    def _serve(self) -> None:
-        while True:
+    def _meet(self, connection: socket.socket) -> None:
+        with next(self._contexts).wrap_socket(connection, server_side=True, do_handshake_on_connect=False) as tls:
             try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            with next(self._contexts).wrap_socket(connection, server_side=True, do_handshake_on_connect=False) as tls:
-                try:
-                    tls.do_handshake()
-                    tls.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                except ssl.SSLError:
-                    while os.read(tls.fileno(), 4096):
-                        pass  # what is unread at the end would reset the connection, too
-            self.ended += 1
+                tls.do_handshake()
+                tls.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            except ssl.SSLError:
+                while os.read(tls.fileno(), 4096):
+                    pass  # what is unread at the end would reset the connection, too
+        self.ended += 1
