@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from bs4 import BeautifulSoup
 
 from cloud.bulk import BulkOrder, Deed
+from cloud.cli.serve import SWITCH_S
 from cloud.fleet import DeviceFilter
 from cloud.store.store import Store
 from tests.cloud.console.visits import Reader, anonymous
@@ -51,6 +52,7 @@ def main() -> int:
     parser.add_argument("--devices", type=int, default=100_000, metavar="N")
     parser.add_argument("--looks", type=int, default=LOOKS, metavar="N", help="requests for each page")
     options = parser.parse_args()
+    sys.setswitchinterval(SWITCH_S)  # as `fleetlift serve` does
     with (
         tempfile.TemporaryDirectory(prefix="fleetlift-console-") as scratch,
         staged(Path(scratch) / "home", "huge", devices=options.devices) as home,

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,6 +58,11 @@ RENEWAL_LOOK_S: Final = 3600.0
 CONNECTED_WITHIN_S: Final = 10.0
 GRACE_S: Final = 3
 """How long requests in progress have, once the server is told to end."""
+SWITCH_S: Final = 0.001
+"""How long a thread that counts may keep the interpreter from those that answer, each time (Python's own: 5 ms).
+
+Of 100,000 devices a page that takes 50 ms took 300 ms beside such a count, and takes 80 ms so.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +125,7 @@ def serve(operator: Operator, *, host: str | None, port: int | None, broker: str
         raise UserError(f"{home.root} is not a home. Nothing was started; `fleetlift init` makes one, --home names it.")
     settings = _override(load_settings(home.settings_file), host, port, broker)
     configure_logging(settings.log)
+    sys.setswitchinterval(SWITCH_S)
     with contextlib.ExitStack() as stack:
         parts = _open(home, settings, stack)
         try:
