@@ -70,11 +70,11 @@ async def log_in(request: Request) -> Response:
         return response
     if code:
         used = await asyncio.to_thread(server.store.sessions.use_code, hash_cookie(code))
-        person, until_ms, wrong = (used.person, used.until_ms, _SPENT) if used else (None, None, _SPENT)
+        person, until_ms = (used.person, used.until_ms) if used else (None, None)
+        wrong = _SPENT
     else:
-        until_ms = None
         person = await asyncio.to_thread(_check, server, name, form.secret("password")[:MAX_PASSWORD])
-        wrong = WRONG
+        until_ms, wrong = None, WRONG
     if person is None:
         return _page(request, there, name=name, said=wrong, status=HTTPStatus.UNAUTHORIZED)
     cookie = secrets.token_urlsafe(TOKEN_BYTES)

@@ -118,7 +118,7 @@ def _check_group(session: Session, order: BulkOrder) -> None:
         )
 
 
-def _note(  # noqa: PLR0917 - as above
+def _note(  # noqa: PLR0917 - one parameter a part of the decision
     change: Change,
     order: BulkOrder,
     ids: Ids,

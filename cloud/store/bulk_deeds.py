@@ -102,7 +102,7 @@ def _supersede(change: Change, order: BulkOrder, among: DeviceIds, why: str) -> 
     _execute(change, update(OtaRow).where(*_in_force(order.component, among)).values(ended))
 
 
-def _update(  # noqa: PLR0917 - as above
+def _update(  # noqa: PLR0917 - one parameter a part of the decision
     change: Change, order: BulkOrder, among: DeviceIds, count: int, firmware: FirmwareRow, by: str
 ) -> None:
     """Make an OTA for each device; `cloud.store.devices.put_otas` says what one is."""

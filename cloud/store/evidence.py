@@ -112,10 +112,10 @@ def _hold_against(change: Change, begun: AttemptRow) -> None:
     The state that would have told so may never have come: of states, only the newest waits for a busy server.
     """
     success, was = newest_success(change.session, begun.device_id, begun.component), begun.from_digest
-    if success is None or was in (None, success.digest) or success.taken_back_at_ms is not None:
+    if success is None or was is None or was == success.digest or success.taken_back_at_ms is not None:
         return
-    in_order = success.journal_id == begun.journal_id
-    if was is not None and in_order and not _explained(change.session, success, was):
+    # What another journal tells late may have been before that success: only one journal is in order.
+    if success.journal_id == begun.journal_id and not _explained(change.session, success, was):
         _take_back(change, success, was, f"it began another attempt from {begun.from_version}, another image")
 
 

@@ -1,11 +1,14 @@
 """More of a release that exists: changed, made immediate, made Live again, promoted; all held to what was shown."""
 
+from typing import Any
+
 import pytest
 
 from cloud.api.documents import ReleaseChange
 from tests.cloud.console.releasing import CHANNEL, fleet, parses, path_of, release, stat
 from tests.cloud.console.visits import Page, reading
 from tests.cloud.homes import PRODUCT, Api
+from tests.cloud.store.fleets import Device
 
 
 def steering(page: Page) -> list[str]:
@@ -139,14 +142,20 @@ def test_of_a_large_fleet_the_page_comes_first_and_asks_for_the_rest(api: Api, m
 # Roll back, promote
 
 
-@pytest.mark.parametrize("what", ["a device", "the number alone", "a decision"])
-def test_rolling_back_is_held_to_what_was_shown(api: Api, what: str) -> None:
+def moved_on(api: Api) -> tuple[list[Device], dict[str, Any], dict[str, Any]]:
+    """Three devices and two releases: two took the first one, and one of these the second."""
     devices = fleet(api, 3)
     first = release(api, "1.1.0")
     for device in devices[:2]:
         device.take("1.1.0", first["release_id"])
     second = release(api, "1.2.0")
     devices[0].take("1.2.0", second["release_id"])
+    return devices, first, second
+
+
+@pytest.mark.parametrize("what", ["a device", "the number alone", "a decision"])
+def test_rolling_back_is_held_to_what_was_shown(api: Api, what: str) -> None:
+    devices, first, second = moved_on(api)
     with reading(api) as ann:
         page = ann.get(f"{path_of(first)}/rollback")
         if what == "a decision":
@@ -164,12 +173,7 @@ def test_rolling_back_is_held_to_what_was_shown(api: Api, what: str) -> None:
 
 
 def test_rolling_back_shows_whom_it_reaches_and_makes_a_new_label(api: Api) -> None:
-    devices = fleet(api, 3)
-    first = release(api, "1.1.0")
-    for device in devices[:2]:
-        device.take("1.1.0", first["release_id"])
-    second = release(api, "1.2.0")
-    devices[0].take("1.2.0", second["release_id"])
+    _, first, _ = moved_on(api)
     with reading(api) as ann:
         page = ann.get(path_of(first)).follow("Roll back to this")
         assert stat(page, "Reaches") == "2"
